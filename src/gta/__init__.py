@@ -1,0 +1,44 @@
+"""GTA: fine-tune Vision Transformers on little data without losing what pre-training taught them to look at.
+
+>>> source = gta.load_source("dinov2_vits14.safetensors", image_size=126)
+>>> model = gta.new_target(source, num_classes=45)
+>>> guided = gta.guide(model, source, weight=10.0)
+>>> logits, penalty = guided(images)
+
+Everything is imported when first used, so that `import gta` and `gta --help` do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gta.errors import GtaError as GtaError
+    from gta.guidance import Guided as Guided
+    from gta.guidance import guide as guide
+    from gta.sources import SourceInfo as SourceInfo
+    from gta.sources import load_source as load_source
+    from gta.sources import new_target as new_target
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "GtaError": "gta.errors",
+    "Guided": "gta.guidance",
+    "guide": "gta.guidance",
+    "SourceInfo": "gta.sources",
+    "load_source": "gta.sources",
+    "new_target": "gta.sources",
+}
+__all__ = ["GtaError", "Guided", "SourceInfo", "guide", "load_source", "new_target"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gta' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # `gta.guide` is the function; its module is `sys.modules["gta.guidance"]`
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

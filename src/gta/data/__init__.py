@@ -1,0 +1,1 @@
+"""Photographs on disk, and the tensors made of them."""

@@ -1,0 +1,83 @@
+"""Open any image file as 8-bit RGB, or say why it cannot be opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .tga".split()
+)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether the file name is that of an image; hidden files (`._photo.jpg`) are not."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def open_rgb(path: str | Path) -> Image.Image:
+    """Read an image as RGB, upright.
+
+    The first frame of an animation is taken, 16-bit and float greys are scaled to 8 bits, CMYK and palettes
+    are converted, transparency is laid on white, and the camera's orientation tag is followed.
+
+    Raises:
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: what Pillow raises for a damaged file.
+    """
+    with Image.open(path) as file:
+        image: Image.Image = file
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith(("I", "F")):
+            image = _eight_bits(image)
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    import numpy as np
+
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    top = values.max(initial=0.0)
+    # 16-bit files reach 65535, floating-point ones 1; an integer file that stays below 256 is 8-bit already
+    scale = 255.0 if image.mode == "F" and top <= 1.0 else 1.0 if top <= 255.0 and image.mode != "I;16" else 1 / 257
+    return Image.fromarray(np.clip(values * scale, 0, 255).round().astype(np.uint8))
+
+
+def inspect_all(paths: Iterable[Path]) -> tuple[dict[Path, tuple[str, tuple[int, int]]], dict[Path, str]]:
+    """Read every file completely, on all cores.
+
+    Returns:
+        Of the readable ones the SHA-256 of the bytes and the size (width, height) as upright; of the others
+        the reason.
+    """
+    good: dict[Path, tuple[str, tuple[int, int]]] = {}
+    bad: dict[Path, str] = {}
+    files = list(paths)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for path, result in zip(files, pool.map(_inspect, files), strict=True):
+            if isinstance(result, str):
+                bad[path] = result
+            else:
+                good[path] = result
+    return good, bad
+
+
+def _inspect(path: Path) -> tuple[str, tuple[int, int]] | str:
+    try:
+        content = path.read_bytes()
+        if not content:
+            return "empty file"
+        return hashlib.sha256(content).hexdigest(), open_rgb(path).size
+    except Image.DecompressionBombError as error:
+        return str(error)
+    except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
+        return f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160]

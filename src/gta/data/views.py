@@ -1,0 +1,141 @@
+"""Views: the augmented or plain tensors that models see, and the loaders that bring them.
+
+A training view is a function of (seed, epoch, image) and nothing else: not of the number of workers, of the
+method, or of whether the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
+
+from gta.data.folder import Sample
+from gta.data.images import open_rgb
+
+BICUBIC = v2.InterpolationMode.BICUBIC
+
+
+def seed_of(*parts: int) -> int:
+    """One 63-bit seed of several integers."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
+
+
+class EpochSampler(Sampler[int]):
+    """Shuffles the training set anew each epoch; yields epoch · n + index, so that a view knows its epoch.
+
+    With several processes each takes every world-th index of the same shuffle, padded to equal length.
+    """
+
+    def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.n, self.seed, self.rank, self.world = n, seed, rank, world
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:  # called by Lightning
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.n // self.world)
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(seed_of(self.seed, self.epoch)))
+        padded = torch.cat([order, order[: len(self) * self.world - self.n]])
+        return iter((padded[self.rank :: self.world] + self.epoch * self.n).tolist())
+
+
+class TrainViews(Dataset[tuple[Tensor, int]]):
+    """Augmented training images: RandomResizedCrop(0.5 … 1), flip, RandAugment(2, 9).
+
+    RandAugment is the paper's; its strength and the crop are this package's (the paper gives neither).
+    Item: image (3, size, size) float32 normalised, label.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], size: int, mean: Sequence[float], std: Sequence[float], seed: int
+    ) -> None:
+        self.samples, self.seed = samples, seed
+        self.view = v2.Compose(
+            [
+                v2.RandomResizedCrop(size, scale=(0.5, 1.0), interpolation=BICUBIC),
+                v2.RandomHorizontalFlip(),
+                v2.RandAugment(num_ops=2, magnitude=9),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(mean, std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        epoch, index = divmod(position, len(self.samples))
+        sample = self.samples[index]
+        image = open_rgb(sample.path)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
+            torch.manual_seed(seed_of(self.seed, epoch, index))
+            return self.view(image), sample.label
+
+
+class TestViews(Dataset[tuple[Tensor, int, Tensor]]):
+    """Images as evaluated: shorter side resized to `size`, centre cropped.
+
+    Item: image (3, size, size) float32 normalised; label; mask (size, size) float32 in {0, 1}, or NaN
+    throughout where the image has none.
+    """
+
+    __test__ = False  # no pytest class
+
+    def __init__(
+        self, samples: Sequence[Sample], size: int, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        self.samples, self.size = samples, size
+        self.view = test_view(size, mean, std)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, Tensor]:
+        sample = self.samples[index]
+        if sample.mask is None:
+            mask = torch.full((self.size, self.size), torch.nan)
+        else:
+            mask = (v2.functional.pil_to_tensor(framed(open_rgb(sample.mask).convert("L"), self.size))[0] > 127).float()
+        return self.view(open_rgb(sample.path)), sample.label, mask
+
+
+def framed(image: Image.Image, size: int) -> Image.Image:
+    """Shorter side to `size`, centre crop: the same frame for photographs and masks."""
+    way = v2.InterpolationMode.NEAREST if image.mode == "L" else BICUBIC
+    return v2.functional.center_crop(v2.functional.resize(image, [size], interpolation=way), [size, size])
+
+
+def test_view(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
+    """RGB image -> (3, size, size) float32 normalised."""
+    return v2.Compose(
+        [
+            v2.Lambda(lambda image: framed(image, size)),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean, std),
+        ]
+    )
+
+
+def workers_for(accelerator: str) -> int:
+    """Loader processes: none where the CPU trains (they would take its cores), else one per core up to 8."""
+    return 0 if accelerator == "cpu" else min(8, os.cpu_count() or 1)
+
+
+def loader(views: Dataset[Any], batch_size: int, workers: int, **more: Any) -> DataLoader[Any]:
+    """A DataLoader that keeps its workers alive between epochs."""
+    return DataLoader(
+        views, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0, pin_memory=workers > 0, **more
+    )

@@ -1,0 +1,1 @@
+"""From a data folder and a source to a run folder: fit, evaluate, predict."""

@@ -1,0 +1,82 @@
+"""Accuracy and attention of a model on a split, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gta.attention.maps import logits_and_rows, patch_grid
+from gta.attention.metrics import jaccard, object_mass, patch_attention
+from gta.data.folder import Sample
+from gta.data.views import TestViews, loader
+from gta.sources import SourceInfo
+from gta.taps import anatomy
+
+Measures = dict[str, float | None]
+
+
+def top1(
+    model: nn.Module, info: SourceInfo, samples: Sequence[Sample], *, batch_size: int = 32, workers: int = 0
+) -> float:
+    """Share of samples whose first guess is right, in percent."""
+    views = TestViews(samples, info.image_size, info.mean, info.std)
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        hits = sum(
+            int((model(images.to(device)).argmax(-1).cpu() == labels).sum())
+            for images, labels, _ in loader(views, batch_size, workers)
+        )
+    return 100 * hits / len(samples)
+
+
+def measure(
+    model: nn.Module,
+    source: nn.Module,
+    info: SourceInfo,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int = 32,
+    workers: int = 0,
+) -> Measures:
+    """Accuracy of the model, its attention's quality and the source's, and the drift between them.
+
+    Args:
+        model, source: on one device; of the same depth, heads and token grid.
+        info: image size and normalisation.
+        samples: at least one.
+
+    Returns:
+        `top1` (percent), `drift`, and, over the samples with a mask (None where no sample has one),
+        `object_mass`, `source_object_mass`, `jaccard`, `source_jaccard`. See docs/measures.md.
+    """
+    views = TestViews(samples, info.image_size, info.mean, info.std)
+    device = next(model.parameters()).device
+    hits, drift, masked = 0, 0.0, 0
+    sums = dict.fromkeys(("object_mass", "source_object_mass", "jaccard", "source_jaccard"), 0.0)
+    for images, labels, masks in loader(views, batch_size, workers):
+        images = images.to(device)
+        logits, rows = logits_and_rows(model, images)
+        _, source_rows = logits_and_rows(source, images)
+        hits += int((logits.argmax(-1).cpu() == labels).sum())
+        drift += len(labels) * _drift(rows, source_rows, anatomy(model).prefix_tokens)
+        has = ~masks.isnan().any(-1).any(-1)
+        if has.any():
+            masked += int(has.sum())
+            grid, mask = patch_grid(model, images), masks[has].to(device)
+            for which, of, last in (("", model, rows[-1]), ("source_", source, source_rows[-1])):
+                attention = patch_attention(last[has.to(device)], anatomy(of).prefix_tokens)
+                sums[which + "object_mass"] += float(object_mass(attention, mask, grid).sum())
+                sums[which + "jaccard"] += float(jaccard(attention, mask, grid).sum())
+    return {
+        "top1": 100 * hits / len(samples),
+        "drift": drift / len(samples),
+        **{k: v / masked if masked else None for k, v in sums.items()},
+    }
+
+
+def _drift(rows: list[Tensor], source_rows: list[Tensor], prefix: int) -> float:
+    per_layer = [(t - s)[..., prefix:].square().mean() for t, s in zip(rows, source_rows, strict=True)]
+    return float(torch.stack(per_layer).mean())

@@ -1,0 +1,245 @@
+"""One training run, from options to a complete run folder."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+from gta.attention.draw import draw_maps
+from gta.data.folder import Photos, read_photos
+from gta.data.views import EpochSampler, TestViews, TrainViews, loader, workers_for
+from gta.errors import GtaError
+from gta.methods import GUIDED, METHODS
+from gta.sources import SourceInfo, load_source, new_target
+from gta.training.evaluate import measure, top1
+from gta.training.module import FineTuning, Recorder
+from gta.training.options import TrainOptions
+from gta.training.runs import CHECKPOINT, CONFIG, RESULTS, check_out, is_complete, open_folder, read_options
+from gta.training.runs import save_weights, write_json
+
+
+def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any] | None:
+    """Train, evaluate once on test, and write the run folder.
+
+    Args:
+        options: of the run.
+        resume: go on with an unfinished run in `options.out`; a complete one is returned as it is.
+        overwrite: replace a run in `options.out`.
+
+    Returns:
+        The content of results.json; None on all but the first of several processes.
+
+    Raises:
+        GtaError: bad input; nothing is written then.
+        KeyboardInterrupt: the user stopped it; the folder can be resumed.
+    """
+    began = time.perf_counter()
+    out = Path(options.out)
+    check_out(out, resume=resume, overwrite=overwrite)
+    if resume and (out / CONFIG).is_file():
+        _check_same(read_options(out), options)
+        if is_complete(out):
+            return read_results(out)
+    photos = read_photos(
+        options.data, fraction=options.fraction, seed=options.seed, skip_unreadable=options.skip_unreadable
+    )
+    source = load_source(options.source, options.image_size, heads=options.heads)
+    info: SourceInfo = source.info  # type: ignore[assignment]
+    torch.manual_seed(options.seed)
+    target = new_target(source, len(photos.classes))
+    method = METHODS[options.method](target, source, options)  # refuses what cannot be guided
+    open_folder(out, options, resume=resume)
+
+    recorder = Recorder(out)
+    trainer, module = _fit(method, photos, info, options, recorder)
+    if not trainer.is_global_zero:
+        return None
+    device = module.device
+    results = _evaluate(target.to(device), source.to(device), info, photos, options, out)
+    spent = sum(e["seconds"] for e in recorder.epochs)
+    last = recorder.epochs[-1]
+    guided = options.method in GUIDED
+    results = {
+        "method": options.method,
+        "weight": options.weight if guided else None,
+        "layers": _as_text(options.layers) if guided else None,
+        "distance": options.distance if guided else None,
+        "fraction": options.fraction,
+        "seed": options.seed,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "image_size": info.image_size,
+        "lr": options.lr,
+        "head_lr_scale": options.head_lr_scale,
+        "weight_decay": options.weight_decay,
+        "precision": str(trainer.precision),
+        "source": options.source,
+        "train_images": len(photos.train),
+        "val_images": len(photos.val),
+        "test_images": len(photos.test),
+        "skipped_images": len(photos.skipped),
+        "classes": len(photos.classes),
+        "train_loss": last["loss"],
+        "train_top1": last["top1"],
+        "penalty": last["penalty"],
+        **results,
+        "train_seconds": round(spent, 2),
+        "wall_seconds": round(max(time.perf_counter() - began, spent), 2),
+        "images_per_second": round(sum(e["images"] for e in recorder.epochs) / spent, 2),
+        "device": _device_name(device),
+        "data_digest": photos.digests["train"],
+        "val_digest": photos.digests["val"],
+        "test_digest": photos.digests["test"] if photos.test else None,
+        "git": _git_state(),
+        "versions": _versions(),
+    }
+    if photos.skipped:
+        write_json(out / "skipped.json", photos.skipped)
+    write_json(out / RESULTS, results)  # last: it makes the folder complete
+    return results
+
+
+def read_results(out: Path) -> dict[str, Any]:
+    import json
+
+    return dict(json.loads((out / RESULTS).read_text(encoding="utf-8")))
+
+
+def _fit(
+    method: nn.Module, photos: Photos, info: SourceInfo, options: TrainOptions, recorder: Recorder
+) -> tuple[L.Trainer, FineTuning]:
+    trainer = L.Trainer(
+        accelerator="auto",
+        devices=options.devices or "auto",
+        precision=resolve_precision(options.precision),  # type: ignore[arg-type]
+        max_epochs=options.epochs,
+        gradient_clip_val=options.clip or None,
+        check_val_every_n_epoch=min(options.val_every, options.epochs),
+        callbacks=[recorder, *_progress()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
+    world = trainer.world_size
+    if options.batch_size % world:
+        raise GtaError(f"--batch_size {options.batch_size} cannot be shared by {world} devices: use a multiple.")
+    workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
+    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, world)
+    views = TrainViews(photos.train, info.image_size, info.mean, info.std, options.seed)
+    batch = options.batch_size // world
+    # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
+    training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)
+    validation = loader(TestViews(photos.val, info.image_size, info.mean, info.std), options.batch_size, workers)
+    module = FineTuning(method, options, steps=len(training) * options.epochs)
+    checkpoint = recorder.folder / CHECKPOINT
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*(LeafSpec|does not have many workers|in eval mode|lr_scheduler.step).*")
+        try:
+            resumed = str(checkpoint) if checkpoint.is_file() else None
+            trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
+        except SystemExit as stop:  # how Lightning ends after Ctrl-C
+            raise KeyboardInterrupt from stop
+    return trainer, module
+
+
+def _progress() -> list[L.Callback]:
+    if not sys.stdout.isatty():
+        return []
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    return [RichProgressBar()]
+
+
+def _evaluate(
+    target: nn.Module, source: nn.Module, info: SourceInfo, photos: Photos, options: TrainOptions, out: Path
+) -> dict[str, Any]:
+    save_weights(
+        out,
+        target,
+        {
+            "format": "pt",
+            "architecture": info.architecture,
+            "model_args": {**info.model_args, "num_classes": len(photos.classes)},
+            "mean": ",".join(map(str, info.mean)),
+            "std": ",".join(map(str, info.std)),
+            "classes": list(photos.classes),
+        },
+    )
+    workers = max(0, options.workers)
+    results: dict[str, Any] = {
+        "val_top1": top1(target, info, photos.val, workers=workers) if photos.val else None,
+        "test_top1": None,
+        **dict.fromkeys(("object_mass", "source_object_mass", "jaccard", "source_jaccard", "drift")),
+    }
+    if photos.test:
+        tested = measure(target, source, info, photos.test, workers=workers)
+        results |= {"test_top1": tested.pop("top1"), **tested}
+        draw_maps(target, source, info, photos.test, photos.classes, out / "maps" / "attention.png")
+    return results
+
+
+def resolve_precision(precision: str) -> str:
+    """Lightning's word for it; "auto" is bf16 autocast where the device has instructions for it."""
+    if precision == "auto":
+        if torch.cuda.is_available():
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            # Without these instructions PyTorch emulates bf16 on CPUs, 25 times slower than float32.
+            probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+            fast = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+        precision = "bf16" if fast else "32"
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
+
+
+def _check_same(before: TrainOptions, now: TrainOptions) -> None:
+    for field in fields(TrainOptions):
+        old, new = getattr(before, field.name), getattr(now, field.name)
+        if field.name in ("data", "out", "source"):
+            same = old == new or Path(old).resolve() == Path(new).resolve()
+        else:
+            same = old == new
+        if not same and field.name not in ("workers", "devices"):
+            raise GtaError(
+                f"--resume goes on with {field.name}={old}, but {field.name}={new} was given. Leave it out, or "
+                "start another run with another --out."
+            )
+
+
+def _as_text(layers: str | list[int]) -> str:
+    return layers if isinstance(layers, str) else ",".join(map(str, layers))
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _versions() -> str:
+    packages = ("gta-vit", "torch", "torchvision", "timm", "lightning")
+    return ", ".join([f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)])
+
+
+def _git_state() -> str | None:
+    """Commit of the code that ran, with a + where files were changed; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        ask = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12"]
+        return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,163 @@
+"""The Lightning module of every method, and the callback that records and checkpoints its epochs."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gta.data.views import seed_of
+from gta.training.options import TrainOptions
+
+WARM_UP = 0.1  # of all steps
+
+
+class FineTuning(L.LightningModule):
+    """Cross-entropy plus the method's penalty, AdamW, warm-up and cosine."""
+
+    def __init__(self, method: nn.Module, options: TrainOptions, steps: int) -> None:
+        """
+        Args:
+            method: maps images to (logits, penalty), holds the target as `.model`.
+            options: of the run.
+            steps: optimiser steps in all.
+        """
+        super().__init__()
+        self.method = method
+        self.options = options
+        self.steps = steps
+        self.latest: dict[str, Tensor] = {}
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout and the like draw from here: an epoch is the same whether or not it was resumed before.
+        torch.manual_seed(seed_of(self.options.seed, self.current_epoch, self.global_rank))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits, penalty = self.method(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        hits = (logits.detach().argmax(-1) == labels).float().mean() * 100
+        self.latest = {"loss": loss.detach(), "penalty": penalty.detach(), "top1": hits}
+        self.log_dict(self.latest, prog_bar=True, batch_size=len(labels))
+        return loss + penalty
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
+        images, labels, _ = batch
+        hits = (self.method.model(images).argmax(-1) == labels).float().mean() * 100  # type: ignore[operator]
+        self.log("val_top1", hits, prog_bar=True, on_epoch=True, batch_size=len(labels), sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        options = self.options
+        optimizer = torch.optim.AdamW(parameter_groups(self.method.model, options), lr=options.lr)  # type: ignore[arg-type]
+        warm = max(1, round(WARM_UP * self.steps))
+
+        def scale(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def parameter_groups(model: nn.Module, options: TrainOptions) -> list[dict[str, Any]]:
+    """Four groups: backbone and classifier, with and without weight decay."""
+    classifier = {id(p) for p in _classifier_parameters(model)}
+    spared = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and name not in spared
+            groups.setdefault((id(parameter) in classifier, decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": options.lr * (options.head_lr_scale if is_head else 1.0),
+            "weight_decay": options.weight_decay if decayed else 0.0,
+        }
+        for (is_head, decayed), parameters in sorted(groups.items())
+    ]
+
+
+def _classifier_parameters(model: nn.Module) -> list[nn.Parameter]:
+    heads = model.get_classifier()  # type: ignore[operator]
+    return [p for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()]
+
+
+class Recorder(L.Callback):
+    """Writes `metrics.csv` and `last.ckpt` at the end of every epoch, each atomically.
+
+    The rows are part of the checkpoint, so that a resumed run's file has every epoch once.
+    """
+
+    COLUMNS = ("epoch", "step", "lr", "loss", "penalty", "top1", "val_top1", "seconds")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self.epochs: list[dict[str, float]] = []
+        self._steps: list[tuple[dict[str, float | Tensor], int]] = []
+        self._started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.epochs = list(state_dict["rows"]), list(state_dict["epochs"])
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = time.perf_counter()
+        self._steps = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._lr = min(group["lr"] for group in trainer.optimizers[0].param_groups)  # the backbone's
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, FineTuning)
+        self._steps.append(({"lr": self._lr, **pl_module.latest}, len(batch[1])))
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._spent = time.perf_counter() - self._started
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = trainer.current_epoch
+        validated = trainer.callback_metrics.get("val_top1") if hasattr(self, "_spent") else None
+        seconds = self.__dict__.pop("_spent", None) or time.perf_counter() - self._started
+        first = trainer.global_step - len(self._steps)
+        steps = [({k: float(v) for k, v in values.items()}, n) for values, n in self._steps]
+        self.rows += [
+            {"epoch": epoch, "step": first + i, **values} for i, (values, _) in enumerate(steps)
+        ]
+        images = sum(n for _, n in steps)
+        mean = {k: sum(v[k] * n for v, n in steps) / images for k in ("loss", "penalty", "top1")}
+        summary = {"epoch": epoch, **mean, "images": images * trainer.world_size, "seconds": seconds}
+        if validated is not None:
+            summary["val_top1"] = float(validated)
+            self.rows[-1]["val_top1"] = float(validated)
+        self.rows[-1]["seconds"] = round(seconds, 3)
+        self.epochs.append(summary)
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        new = self.folder / "last.ckpt.new"
+        trainer.save_checkpoint(new)  # on every process: sharded strategies gather here
+        if trainer.is_global_zero:
+            os.replace(new, self.folder / "last.ckpt")
+            table = self.folder / "metrics.csv.new"
+            with table.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.COLUMNS)
+                writer.writeheader()
+                writer.writerows(self.rows)
+            os.replace(table, self.folder / "metrics.csv")

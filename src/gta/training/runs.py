@@ -1,0 +1,129 @@
+"""The run folder: either complete (it has results.json), resumable (config.yaml without it), or absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from gta.errors import GtaError
+from gta.training.options import TrainOptions
+
+CONFIG, RESULTS, WEIGHTS, CHECKPOINT = "config.yaml", "results.json", "model.safetensors", "last.ckpt"
+
+
+def is_complete(folder: Path) -> bool:
+    return (folder / RESULTS).is_file()
+
+
+def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise GtaError where training must not touch `folder`."""
+    if folder.is_file():
+        raise GtaError(f"--out {folder} is a file: give a folder.")
+    if overwrite or not folder.exists() or not any(folder.iterdir()):
+        if overwrite and folder.exists() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
+            raise GtaError(f"--out {folder} holds something that is no run (no {CONFIG}): it is not overwritten.")
+        return
+    if not (folder / CONFIG).is_file():
+        raise GtaError(f"--out {folder} is not empty and holds no run (no {CONFIG}): give a new folder.")
+    if is_complete(folder):
+        if not resume:
+            raise GtaError(f"--out {folder} holds a complete run: give another folder, or add --overwrite.")
+    elif not resume:
+        raise GtaError(
+            f"--out {folder} holds an unfinished run: go on with\n  gta train --out {folder} --resume\n"
+            "or start it anew with --overwrite."
+        )
+
+
+def open_folder(folder: Path, options: TrainOptions, *, resume: bool) -> None:
+    """Make the folder with its config, at once; with `resume` and a run in it, keep what is there."""
+    if resume and (folder / CONFIG).is_file():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    (new / CONFIG).write_text(config_text(options))
+    if folder.exists():
+        shutil.rmtree(folder)
+    new.rename(folder)
+
+
+def config_text(options: TrainOptions) -> str:
+    """YAML of the options; paths absolute, so that it runs from anywhere."""
+    values = asdict(options)
+    values["data"] = str(Path(options.data).resolve())
+    values["out"] = str(Path(options.out).resolve())
+    if not options.source.startswith("timm:"):
+        values["source"] = str(Path(options.source).resolve())
+    head = "# Runs this run again: gta train --config config.yaml --out ANOTHER_FOLDER\n"
+    return head + yaml.safe_dump(values, sort_keys=False)
+
+
+def read_options(folder: Path) -> TrainOptions:
+    """The options a run was made with.
+
+    Raises:
+        GtaError: no run there, or a config of other options than this version's.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise GtaError(f"{folder} is no run folder: it has no {CONFIG}.")
+    try:
+        return TrainOptions(**yaml.safe_load(path.read_text()))
+    except (TypeError, yaml.YAMLError) as error:
+        raise GtaError(f"{path} cannot be read: {error}") from error
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+def save_weights(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Write `model.safetensors`: a plain timm state dict; the metadata says how timm builds the model."""
+    from safetensors.torch import save_file
+
+    new = folder / (WEIGHTS + ".new")
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    save_file(tensors, new, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
+    os.replace(new, folder / WEIGHTS)
+
+
+def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a complete run, in eval mode, and its metadata.
+
+    The metadata has `architecture`, `model_args`, `mean`, `std` and `classes`.
+    """
+    from gta.sources import build, read_checkpoint
+
+    if not (folder / WEIGHTS).is_file():
+        hint = " The run is not finished: add --resume to its training." if (folder / CONFIG).is_file() else ""
+        raise GtaError(f"{folder} holds no trained model (no {WEIGHTS}).{hint}")
+    tensors, metadata = read_checkpoint(folder / WEIGHTS)
+    try:
+        known = {
+            "architecture": metadata["architecture"],
+            "model_args": json.loads(metadata["model_args"]),
+            "classes": json.loads(metadata["classes"]),
+            "mean": [float(x) for x in metadata["mean"].split(",")],
+            "std": [float(x) for x in metadata["std"].split(",")],
+        }
+    except KeyError as error:
+        raise GtaError(f"{folder / WEIGHTS} was not written by gta train: its metadata lacks {error}.") from error
+    model = build(known["architecture"], known["model_args"])
+    model.load_state_dict(tensors)
+    return model.eval(), known
