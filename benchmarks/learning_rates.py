@@ -56,4 +56,4 @@ def _cell(values: list[float | None]) -> str:
 
 
 if __name__ == "__main__":
-    auto_cli(main)
+    auto_cli(main, as_positional=False)
