@@ -38,7 +38,10 @@ def main(
         result = train(options, resume=True)
         if result is not None:
             results.setdefault((method, lr), []).append(result)
-            print(f"# {folder.name}: test {result['test_top1']:.1f} in {result['wall_seconds']:.0f} s", flush=True)
+            print(
+                f"# {folder.name}: test {result['test_top1']:.1f} in {result['wall_seconds']:.0f} s",
+                flush=True,
+            )
     columns = ("val_top1", "test_top1", "object_mass", "jaccard", "drift", "wall_seconds")
     print("| method | lr | seeds | " + " | ".join(columns) + " |")
     print("|---|---|---|" + "---|" * len(columns))

@@ -30,7 +30,7 @@ from gta.errors import GtaError
 from gta.taps import (
     RowTap,
     anatomy,
-    check_captured,
+    captured_rows,
     check_images,
     parameters_before_row,
     read_rows,
@@ -141,11 +141,10 @@ class Guided(nn.Module):
         tap = RowTap(self.layers, self._first_patch[0])
         with tap:
             logits = self.model(images)
-        check_captured(tap, self.model, self.layers)
-        self._check_gradient(tap.rows)
+        rows = captured_rows(tap, self.model, self.layers)
+        self._check_gradient(rows)
         per_layer = [
-            self._distance(t, s, self.reduction).mean()
-            for t, s in self._pairs(tap.rows, self._source_rows(images))
+            self._distance(t, s, self.reduction).mean() for t, s in self._pairs(rows, self._source_rows(images))
         ]
         return logits, self.weight * torch.stack(per_layer).mean()
 

@@ -81,9 +81,7 @@ def load_source(spec: str | Path, image_size: int | None = None, *, heads: int |
     if image_size is not None and image_size < 1:
         raise GtaError(f"image_size={image_size} is not a size in px: write a positive number.")
     source = (
-        _from_hub(spec, image_size)
-        if spec.startswith("timm:")
-        else _from_file(spec, Path(spec), image_size, heads)
+        _from_hub(spec, image_size) if spec.startswith("timm:") else _from_file(spec, Path(spec), image_size, heads)
     )
     return source.requires_grad_(False).eval()
 
@@ -94,13 +92,21 @@ def new_target(source: nn.Module, num_classes: int) -> nn.Module:
     Returns:
         A plain timm model in train mode; its `.pretrained_cfg` carries the source's mean and std.
     """
-    info: SourceInfo = source.info  # type: ignore[assignment]
+    info = source_info(source)
     target = build(info.architecture, {**info.model_args, "num_classes": num_classes})
     weights = {k: v for k, v in source.state_dict().items() if not k.startswith(_HEADS)}
     left = target.load_state_dict(weights, strict=False)
     if left.unexpected_keys or any(not k.startswith(_HEADS) for k in left.missing_keys):
         raise GtaError(f"{info.spec}: {info.architecture} could not be rebuilt from its own arguments: {left}")
     return target.train()
+
+
+def source_info(source: nn.Module) -> SourceInfo:
+    """What `load_source` found when it loaded this source."""
+    info = getattr(source, "info", None)
+    if not isinstance(info, SourceInfo):
+        raise GtaError(f"this {type(source).__name__} did not come from gta.load_source: load it with that.")
+    return info
 
 
 def build(architecture: str, model_args: Mapping[str, Any]) -> nn.Module:
@@ -145,7 +151,7 @@ def _from_hub(spec: str, image_size: int | None) -> nn.Module:
     args: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
     build(name, {**args, "num_classes": 0})  # a bad size is told before the download
     try:
-        model = timm.create_model(name, pretrained=True, num_classes=0, **args)
+        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **args)
     except Exception as error:  # hub clients raise errors of many packages
         raise GtaError(
             f"the weights of {spec!r} could not be fetched ({type(error).__name__}: {str(error)[:200]}). Check the "
@@ -182,8 +188,10 @@ def _from_file(spec: str, path: Path, image_size: int | None, heads: int | None)
             args["num_heads"] = heads
     else:
         architecture, args = infer_architecture(tensors, path, heads)
-    native = args.get("img_size") or build(architecture, {**args, "num_classes": 0}).patch_embed.img_size[0]  # type: ignore[union-attr,index]
-    args["img_size"] = image_size or native
+    if image_size is None and "img_size" not in args:
+        default: Any = build(architecture, {**args, "num_classes": 0})
+        image_size = default.patch_embed.img_size[0]
+    args["img_size"] = image_size or args["img_size"]
     model: Any = build(architecture, {**args, "num_classes": 0})
     return _fill(model, tensors, spec, architecture, args, metadata)
 
@@ -284,7 +292,9 @@ def _strip_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
 def _timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the DeiT-III and DINOv2 authors' tensors to timm's."""
     renamed = {
-        "reg_token" if k == "register_tokens" else k.replace(".gamma_1", ".ls1.gamma").replace(".gamma_2", ".ls2.gamma"): v
+        "reg_token"
+        if k == "register_tokens"
+        else k.replace(".gamma_1", ".ls1.gamma").replace(".gamma_2", ".ls2.gamma"): v
         for k, v in tensors.items()
     }
     if "register_tokens" in tensors:

@@ -11,8 +11,9 @@ distillation, registers) left out unless asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,9 +86,7 @@ def check_images(model: nn.Module, images: Tensor) -> None:
     embed = vit.patch_embed
     channels = embed.proj.weight.shape[1] if hasattr(embed, "proj") else 3
     if images.ndim != 4 or images.shape[1] != channels:
-        raise GtaError(
-            f"images have shape {tuple(images.shape)}; the model takes (batch, {channels}, height, width)."
-        )
+        raise GtaError(f"images have shape {tuple(images.shape)}; the model takes (batch, {channels}, height, width).")
     height, width = images.shape[-2:]
     if getattr(vit, "dynamic_img_size", False):
         down, across = embed.patch_size
@@ -139,7 +138,6 @@ class RowTap(TorchFunctionMode):
     """While entered, collects the [cls] rows of the chosen layers from a model's forward pass.
 
     Attributes:
-        rows: after the forward pass, one (B, H, N) float32 tensor per chosen layer, in layer order.
         calls: attention calls seen.
     """
 
@@ -155,8 +153,12 @@ class RowTap(TorchFunctionMode):
         self._last = max(layers)
         self._first_key = first_key
         self._stop = stop
+        self._read: list[Callable[[], Tensor]] = []
         self.calls = 0
-        self.rows: list[Tensor] = []
+
+    def rows(self) -> list[Tensor]:
+        """After the forward pass, one (B, H, N) float32 tensor per chosen layer, in layer order."""
+        return [read() for read in self._read]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -187,13 +189,24 @@ class RowTap(TorchFunctionMode):
                     f"layer {layer} adds a mask or bias of shape {tuple(attn_mask.shape)} to its attention "
                     "logits; models with such a bias cannot be guided yet. Use one without."
                 )
-            # float32 also under autocast: a bf16 product would cost two of the penalty's three digits
-            with torch.autocast(query.device.type, enabled=False):
-                cls = query[:, :, :1].float() * (query.shape[-1] ** -0.5 if scale is None else scale)
-                keys = key[:, :, self._first_key :].float()
-                self.rows.append((cls @ keys.transpose(-2, -1)).squeeze(-2))
+            read = partial(_row, query[:, :, :1], key[:, :, self._first_key :], scale)
+            if not torch.is_grad_enabled():
+                # nothing else keeps q and k alive, so only the row is kept
+                row = read()
+                self._read.append(lambda: row)
+            else:
+                # The product waits for the end of the forward pass: made here, inside a checkpointed block, it
+                # would save tensors that the block's recomputation (which nobody taps) does not save.
+                self._read.append(read)
         if self._stop and layer == self._last:
             raise _Enough
+
+
+def _row(cls: Tensor, keys: Tensor, scale: float | None) -> Tensor:
+    # float32 also under autocast: the difference of two close rows would drown in bf16's three digits
+    with torch.autocast(cls.device.type, enabled=False):
+        scaled = cls.float() * (cls.shape[-1] ** -0.5 if scale is None else scale)
+        return (scaled @ keys.float().transpose(-2, -1)).squeeze(-2)
 
 
 def read_rows(model: nn.Module, images: Tensor, layers: Sequence[int], first_key: int) -> list[Tensor]:
@@ -214,18 +227,19 @@ def read_rows(model: nn.Module, images: Tensor, layers: Sequence[int], first_key
             model(images)
     except _Enough:
         pass
-    check_captured(tap, model, layers)
-    return tap.rows
+    return captured_rows(tap, model, layers)
 
 
-def check_captured(tap: RowTap, model: nn.Module, layers: Sequence[int]) -> None:
-    """Raise GtaError unless the tap holds a row of every layer."""
-    if len(tap.rows) != len(layers):
+def captured_rows(tap: RowTap, model: nn.Module, layers: Sequence[int]) -> list[Tensor]:
+    """The tap's rows; GtaError unless there is one of every layer."""
+    rows = tap.rows()
+    if len(rows) != len(layers):
         raise GtaError(
-            f"read {len(tap.rows)} attention rows of {type(unwrapped(model)).__name__} where {len(layers)} layers "
+            f"read {len(rows)} attention rows of {type(unwrapped(model)).__name__} where {len(layers)} layers "
             f"are guided ({tap.calls} calls of scaled_dot_product_attention seen). The model must use fused "
             "attention: set `fused_attn = True` on its attention layers, or unset TIMM_FUSED_ATTN=0."
         )
+    return rows
 
 
 def parameters_before_row(model: nn.Module, layer: int) -> Iterator[nn.Parameter]:

@@ -59,7 +59,12 @@ def draw_maps(
 
 
 def _sheet(
-    images: list[Tensor], masks: list[Tensor], maps: list[Tensor], names: list[str], guesses: list[str], path: Path
+    images: list[Tensor],
+    masks: list[Tensor],
+    maps: list[Tensor],
+    names: list[str],
+    guesses: list[str],
+    path: Path,
 ) -> None:
     from matplotlib.figure import Figure
 
@@ -71,11 +76,16 @@ def _sheet(
         part = sheet[divmod(i, columns)]
         if i >= len(images):
             continue
-        axes = part.subplots(1, 3, gridspec_kw={"wspace": 0.03, "left": 0.02, "right": 0.98, "top": 0.8, "bottom": 0.02})
+        axes = part.subplots(
+            1, 3, gridspec_kw={"wspace": 0.03, "left": 0.02, "right": 0.98, "top": 0.8, "bottom": 0.02}
+        )
         photo = images[i].permute(1, 2, 0).numpy()
         size = photo.shape[0]
         for axis, heat, title in zip(
-            axes, (None, maps[0][i], maps[1][i]), (_short(names[i]), "source looks at", "target looks at"), strict=True
+            axes,
+            (None, maps[0][i], maps[1][i]),
+            (_short(names[i]), "source looks at", "target looks at"),
+            strict=True,
         ):
             axis.imshow(photo if heat is None else photo.mean(-1) * 0.6 + 0.2, cmap="gray", vmin=0, vmax=1)
             if heat is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gta.guidance import evaluating
-from gta.taps import RowTap, anatomy, check_captured, check_images
+from gta.taps import RowTap, anatomy, captured_rows, check_images
 
 
 def logits_and_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -24,8 +24,7 @@ def logits_and_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tens
     tap = RowTap(layers, first_key=0)
     with evaluating(model), torch.no_grad(), tap:
         logits = model(images)
-    check_captured(tap, model, layers)
-    return logits, tap.rows
+    return logits, captured_rows(tap, model, layers)
 
 
 def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:

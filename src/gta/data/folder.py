@@ -54,9 +54,7 @@ class Photos:
         return samples
 
 
-def read_photos(
-    root: str | Path, *, fraction: float = 1.0, seed: int = 0, skip_unreadable: bool = False
-) -> Photos:
+def read_photos(root: str | Path, *, fraction: float = 1.0, seed: int = 0, skip_unreadable: bool = False) -> Photos:
     """Read a data folder, check every file in it, and choose the training images.
 
     Without `val/`, a seeded tenth of every class of train is held out first; `fraction` then keeps
@@ -115,9 +113,7 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
         entry.name: sorted(
             p
             for p in entry.rglob("*")
-            if is_image_name(p)
-            and p.is_file()
-            and not any(part.startswith(".") for part in p.relative_to(entry).parts)
+            if is_image_name(p) and p.is_file() and not any(part.startswith(".") for part in p.relative_to(entry).parts)
         )
         for entry in sorted(folder.iterdir())
         if entry.is_dir() and not entry.name.startswith(".")
@@ -127,7 +123,9 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
 def _checked_classes(root: Path, names: dict[str, dict[str, list[str]]]) -> tuple[str, ...]:
     classes = tuple(sorted(names["train"]))
     if not any(names["train"].values()):
-        raise GtaError(f"no images in {root / 'train'}: expected files such as {root / 'train' / 'CLASS' / 'photo.jpg'}.")
+        raise GtaError(
+            f"no images in {root / 'train'}: expected files such as {root / 'train' / 'CLASS' / 'photo.jpg'}."
+        )
     if len(classes) < 2:
         raise GtaError(f"{root / 'train'} holds one class only, {classes[0]!r}: a classifier needs at least two.")
     problems = []

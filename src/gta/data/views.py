@@ -93,9 +93,7 @@ class TestViews(Dataset[tuple[Tensor, int, Tensor]]):
 
     __test__ = False  # no pytest class
 
-    def __init__(
-        self, samples: Sequence[Sample], size: int, mean: Sequence[float], std: Sequence[float]
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], size: int, mean: Sequence[float], std: Sequence[float]) -> None:
         self.samples, self.size = samples, size
         self.view = test_view(size, mean, std)
 
@@ -137,5 +135,10 @@ def workers_for(accelerator: str) -> int:
 def loader(views: Dataset[Any], batch_size: int, workers: int, **more: Any) -> DataLoader[Any]:
     """A DataLoader that keeps its workers alive between epochs."""
     return DataLoader(
-        views, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0, pin_memory=workers > 0, **more
+        views,
+        batch_size=batch_size,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=workers > 0,
+        **more,
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -22,12 +24,21 @@ from gta.data.folder import Photos, read_photos
 from gta.data.views import EpochSampler, TestViews, TrainViews, loader, workers_for
 from gta.errors import GtaError
 from gta.methods import GUIDED, METHODS
-from gta.sources import SourceInfo, load_source, new_target
+from gta.sources import SourceInfo, load_source, new_target, source_info
 from gta.training.evaluate import measure, top1
 from gta.training.module import FineTuning, Recorder
 from gta.training.options import TrainOptions
-from gta.training.runs import CHECKPOINT, CONFIG, RESULTS, check_out, is_complete, open_folder, read_options
-from gta.training.runs import save_weights, write_json
+from gta.training.runs import (
+    CHECKPOINT,
+    CONFIG,
+    RESULTS,
+    check_out,
+    is_complete,
+    open_folder,
+    read_options,
+    save_weights,
+    write_json,
+)
 
 
 def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any] | None:
@@ -47,8 +58,10 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
     """
     began = time.perf_counter()
     out = Path(options.out)
-    check_out(out, resume=resume, overwrite=overwrite)
-    if resume and (out / CONFIG).is_file():
+    first = _is_first_process()
+    if first:
+        check_out(out, resume=resume, overwrite=overwrite)
+    if first and resume and (out / CONFIG).is_file():
         _check_same(read_options(out), options)
         if is_complete(out):
             return read_results(out)
@@ -56,11 +69,12 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         options.data, fraction=options.fraction, seed=options.seed, skip_unreadable=options.skip_unreadable
     )
     source = load_source(options.source, options.image_size, heads=options.heads)
-    info: SourceInfo = source.info  # type: ignore[assignment]
+    info = source_info(source)
     torch.manual_seed(options.seed)
     target = new_target(source, len(photos.classes))
     method = METHODS[options.method](target, source, options)  # refuses what cannot be guided
-    open_folder(out, options, resume=resume)
+    if first:
+        open_folder(out, options, resume=resume)
 
     recorder = Recorder(out)
     trainer, module = _fit(method, photos, info, options, recorder)
@@ -111,9 +125,12 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
     return results
 
 
-def read_results(out: Path) -> dict[str, Any]:
-    import json
+def _is_first_process() -> bool:
+    """False in the processes that Lightning or torchrun started beside the first."""
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
 
+
+def read_results(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / RESULTS).read_text(encoding="utf-8")))
 
 
@@ -211,11 +228,8 @@ def resolve_precision(precision: str) -> str:
 def _check_same(before: TrainOptions, now: TrainOptions) -> None:
     for field in fields(TrainOptions):
         old, new = getattr(before, field.name), getattr(now, field.name)
-        if field.name in ("data", "out", "source"):
-            same = old == new or Path(old).resolve() == Path(new).resolve()
-        else:
-            same = old == new
-        if not same and field.name not in ("workers", "devices"):
+        same = old == new or (field.name in ("data", "source") and Path(old).resolve() == Path(new).resolve())
+        if not same and field.name not in ("out", "workers", "devices"):
             raise GtaError(
                 f"--resume goes on with {field.name}={old}, but {field.name}={new} was given. Leave it out, or "
                 "start another run with another --out."
@@ -236,10 +250,9 @@ def _versions() -> str:
 
 
 def _git_state() -> str | None:
-    """Commit of the code that ran, with a + where files were changed; None outside a checkout."""
-    here = Path(__file__).parent
+    """Commit of the checkout the command was run in, with a + where files were changed; None outside one."""
     try:
-        ask = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12"]
+        ask = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
         return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None

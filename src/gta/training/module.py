@@ -137,9 +137,7 @@ class Recorder(L.Callback):
         seconds = self.__dict__.pop("_spent", None) or time.perf_counter() - self._started
         first = trainer.global_step - len(self._steps)
         steps = [({k: float(v) for k, v in values.items()}, n) for values, n in self._steps]
-        self.rows += [
-            {"epoch": epoch, "step": first + i, **values} for i, (values, _) in enumerate(steps)
-        ]
+        self.rows += [{"epoch": epoch, "step": first + i, **values} for i, (values, _) in enumerate(steps)]
         images = sum(n for _, n in steps)
         mean = {k: sum(v[k] * n for v, n in steps) / images for k in ("loss", "penalty", "top1")}
         summary = {"epoch": epoch, **mean, "images": images * trainer.world_size, "seconds": seconds}

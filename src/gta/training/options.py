@@ -24,7 +24,7 @@ class TrainOptions:
         heads: Attention heads of the source, where they are not width / 64 and its file does not say.
         method: "gta" guides the attention by the source's; "plain" trains on cross-entropy alone.
         weight: Lambda of the guide (gta), >= 0.
-        layers: Guided layers (gta): all, last, or a list of indices such as [0,-1].
+        layers: Guided layers (gta): all, last, or indices such as 0,5,-1.
         distance: Distance between attention rows (gta).
         fraction: Share of every class's training images to use, above 0 and up to 1; seeded and nested.
         image_size: Side of the images in px, a multiple of the patch size.
@@ -49,7 +49,7 @@ class TrainOptions:
     heads: int | None = None
     method: Literal["gta", "plain"] = "gta"
     weight: float = 10.0
-    layers: str | list[int] = "all"
+    layers: list[int] | str = "all"
     distance: Literal["l2"] = "l2"
     fraction: float = 1.0
     image_size: int = 224
@@ -67,13 +67,25 @@ class TrainOptions:
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.layers, str) and self.layers not in ("all", "last"):
+            try:
+                object.__setattr__(self, "layers", [int(index) for index in self.layers.split(",")])
+            except ValueError:
+                raise GtaError(
+                    f"--layers {self.layers} cannot be used: write all, last, or indices such as 0,5,-1."
+                ) from None
         rules: list[tuple[str, bool, str]] = [
+            ("image_size", self.image_size >= 1, "of px, such as 224"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("val_every", self.val_every >= 1, "at least 1"),
             ("fraction", 0 < self.fraction <= 1, "above 0 and up to 1, such as 0.15"),
             ("lr", math.isfinite(self.lr) and self.lr > 0, "above 0, such as 1e-4"),
-            ("head_lr_scale", math.isfinite(self.head_lr_scale) and self.head_lr_scale > 0, "above 0, such as 10"),
+            (
+                "head_lr_scale",
+                math.isfinite(self.head_lr_scale) and self.head_lr_scale > 0,
+                "above 0, such as 10",
+            ),
             ("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "0 or above"),
             ("clip", math.isfinite(self.clip) and self.clip >= 0, "0 (no limit) or above"),
             ("weight", math.isfinite(self.weight) and self.weight >= 0, "0 or above, such as 10"),
@@ -83,4 +95,5 @@ class TrainOptions:
         ]
         for name, fine, wanted in rules:
             if not fine:
-                raise GtaError(f"--{name} {getattr(self, name)} cannot be used: write a number {wanted}.")
+                flag = name.replace("_", "-")
+                raise GtaError(f"--{flag} {getattr(self, name)} cannot be used: write a number {wanted}.")

@@ -1,0 +1,90 @@
+"""A finished run at work: measure it on a split, or name the class of photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gta.data.folder import read_photos
+from gta.data.images import inspect_all, open_rgb
+from gta.data.views import test_view
+from gta.errors import GtaError
+from gta.sources import load_source, source_info
+from gta.training.evaluate import measure
+from gta.training.runs import load_weights, read_options
+
+BATCH = 32
+
+
+def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> dict[str, Any]:
+    """Measure a run's model on a split of its own data, or of another folder with the same classes.
+
+    Returns:
+        run, data, split, images, classes, top1, drift, object_mass, source_object_mass, jaccard,
+        source_jaccard (None where nothing has a mask).
+
+    Raises:
+        GtaError: no finished run, no such split, or other classes than the model's.
+    """
+    options = read_options(folder)
+    model, known = load_weights(folder)
+    root = data or options.data
+    photos = read_photos(root, fraction=options.fraction, seed=options.seed, skip_unreadable=options.skip_unreadable)
+    if list(photos.classes) != known["classes"]:
+        differing = sorted(set(photos.classes) ^ set(known["classes"]))
+        raise GtaError(f"{root} has other classes than {folder} was trained on: {', '.join(differing[:8])}.")
+    samples = photos.split(split)
+    source = load_source(options.source, options.image_size, heads=options.heads)
+    info = source_info(source)
+    device = _device()
+    measures = measure(model.to(device), source.to(device), info, samples)
+    return {
+        "run": str(folder), "data": root, "split": split, "images": len(samples), "classes": len(photos.classes),
+        **measures,
+    }  # fmt: skip
+
+
+def predict_images(folder: Path, images: Sequence[str]) -> list[dict[str, Any]]:
+    """The most probable class of each image.
+
+    Returns:
+        Per image: image, class, probability, and `probabilities` of all classes by name.
+
+    Raises:
+        GtaError: no finished run, or files that are missing or no images (all are named).
+    """
+    model, known = load_weights(folder)
+    missing = {path: "no such file" for path in images if not Path(path).is_file()}
+    _, bad = inspect_all(Path(p) for p in images if p not in missing)
+    problems = missing | {str(p): reason for p, reason in bad.items()}
+    if problems:
+        listing = "\n".join(f"  {path}: {reason}" for path, reason in problems.items())
+        raise GtaError(f"{len(problems)} of {len(images)} images cannot be read:\n{listing}")
+    size = known["model_args"]["img_size"]
+    view = test_view(size if isinstance(size, int) else size[0], known["mean"], known["std"])
+    device = _device()
+    model.to(device)
+    guesses = []
+    for start in range(0, len(images), BATCH):
+        chunk = images[start : start + BATCH]
+        with torch.no_grad():
+            batch = torch.stack([view(open_rgb(path)) for path in chunk]).to(device)
+            probabilities = model(batch).softmax(-1).cpu()
+        for path, row in zip(chunk, probabilities, strict=True):
+            best = int(row.argmax())
+            guesses.append(
+                {
+                    "image": path,
+                    "class": known["classes"][best],
+                    "probability": float(row[best]),
+                    "probabilities": dict(zip(known["classes"], row.tolist(), strict=True)),
+                }
+            )
+    return guesses
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
