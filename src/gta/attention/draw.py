@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,44 +69,49 @@ def _sheet(
 ) -> None:
     from matplotlib.figure import Figure
 
-    lines = -(-len(images) // BESIDE)
-    columns = min(BESIDE, len(images))
-    figure = Figure(figsize=(5.0 * columns, 1.95 * lines + 0.75), dpi=110, facecolor="white")
-    sheet = figure.subfigures(lines, columns, squeeze=False, hspace=0, wspace=0.02)
-    for i in range(lines * columns):
-        part = sheet[divmod(i, columns)]
-        if i >= len(images):
-            continue
-        axes = part.subplots(
-            1, 3, gridspec_kw={"wspace": 0.03, "left": 0.02, "right": 0.98, "top": 0.8, "bottom": 0.02}
-        )
-        photo = images[i].permute(1, 2, 0).numpy()
-        size = photo.shape[0]
-        for axis, heat, title in zip(
-            axes,
-            (None, maps[0][i], maps[1][i]),
-            (_short(names[i]), "source looks at", "target looks at"),
-            strict=True,
-        ):
-            axis.imshow(photo if heat is None else photo.mean(-1) * 0.6 + 0.2, cmap="gray", vmin=0, vmax=1)
-            if heat is not None:
-                axis.imshow(
-                    heat.numpy(), cmap="inferno", alpha=0.72, extent=(-0.5, size - 0.5, size - 0.5, -0.5),
-                    interpolation="bicubic",
-                )  # fmt: skip
-            if not masks[i].isnan().any() and masks[i].any():
-                axis.contour(masks[i].numpy(), levels=[0.5], colors="#4fd1ff", linewidths=1.1)
-            axis.set_title(title, fontsize=8.5, color="#444444" if heat is not None else "black", pad=3)
-            axis.axis("off")
+    lines, columns = -(-len(images) // BESIDE), min(BESIDE, len(images))
+    figure = Figure(figsize=(5.1 * columns, 2.1 * lines), dpi=110, facecolor="white")
+    sheet = figure.subfigures(lines, columns, squeeze=False)
+    for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
         right = names[i] == guesses[i]
-        part.suptitle(
-            f"says {_short(guesses[i])}" + (" ✓" if right else " ✗"),
-            x=0.02, y=0.985, ha="left", fontsize=9, color="#1a7f37" if right else "#b42318",
-        )  # fmt: skip
+        verdict = "✓ recognised" if right else f"✗ taken for {_short(guesses[i])}"
+        panels = (
+            (None, _short(names[i]), verdict, "#1a7f37" if right else "#b42318"),
+            (maps[0][i], "source", "looks at", "#666666"),
+            (maps[1][i], "fine-tuned", "looks at", "#666666"),
+        )
+        axes = sheet[divmod(i, columns)].subplots(1, len(panels))
+        sheet[divmod(i, columns)].subplots_adjust(left=0.02, right=0.98, bottom=0.03, top=0.8, wspace=0.04)
+        for axis, (heat, title, line, colour) in zip(axes, panels, strict=True):
+            _panel(axis, image, mask, heat)
+            axis.text(0, 1.13, title, transform=axis.transAxes, fontsize=9, fontweight="bold")
+            axis.text(0, 1.03, line, transform=axis.transAxes, fontsize=8, color=colour)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name("new-" + path.name)
     figure.savefig(new, format="png")
     new.replace(path)
+
+
+def _panel(axis: Any, image: Tensor, mask: Tensor, heat: Tensor | None) -> None:
+    photo = image.permute(1, 2, 0).numpy()
+    edges = (-0.5, photo.shape[1] - 0.5, photo.shape[0] - 0.5, -0.5)
+    if heat is None:
+        axis.imshow(photo)
+    else:
+        strength = ((heat - heat.min()) / (heat.max() - heat.min()).clamp(min=1e-12)).numpy()
+        axis.imshow(photo.mean(-1) * 0.75, cmap="gray", vmin=0, vmax=1)
+        axis.imshow(
+            strength,
+            cmap="inferno",
+            vmin=0,
+            vmax=1,
+            alpha=0.35 + 0.5 * strength,
+            extent=edges,
+            interpolation="bicubic",
+        )
+    if not mask.isnan().any() and mask.any():
+        axis.contour(mask.numpy(), levels=[0.5], colors="#4fd1ff", linewidths=1.0)
+    axis.axis("off")
 
 
 def _short(name: str, most: int = 22) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -73,15 +73,17 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
     torch.manual_seed(options.seed)
     target = new_target(source, len(photos.classes))
     method = METHODS[options.method](target, source, options)  # refuses what cannot be guided
+    recorder = Recorder(out, photos.digests["train"])
+    trainer = _trainer(options, recorder)
+    workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     if first:
         open_folder(out, options, resume=resume)
 
-    recorder = Recorder(out)
-    trainer, module = _fit(method, photos, info, options, recorder)
+    _fit(trainer, method, photos, info, options, workers)
     if not trainer.is_global_zero:
         return None
-    device = module.device
-    results = _evaluate(target.to(device), source.to(device), info, photos, options, out)
+    device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
+    results = _evaluate(target.to(device), source.to(device), info, photos, workers, out)
     spent = sum(e["seconds"] for e in recorder.epochs)
     last = recorder.epochs[-1]
     guided = options.method in GUIDED
@@ -134,9 +136,8 @@ def read_results(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / RESULTS).read_text(encoding="utf-8")))
 
 
-def _fit(
-    method: nn.Module, photos: Photos, info: SourceInfo, options: TrainOptions, recorder: Recorder
-) -> tuple[L.Trainer, FineTuning]:
+def _trainer(options: TrainOptions, recorder: Recorder) -> L.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = L.Trainer(
         accelerator="auto",
         devices=options.devices or "auto",
@@ -153,19 +154,25 @@ def _fit(
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
-    world = trainer.world_size
-    if options.batch_size % world:
-        raise GtaError(f"--batch_size {options.batch_size} cannot be shared by {world} devices: use a multiple.")
-    workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
-    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, world)
+    if options.batch_size % trainer.world_size:
+        raise GtaError(
+            f"--batch-size {options.batch_size} cannot be shared by {trainer.world_size} devices: use a multiple."
+        )
+    return trainer
+
+
+def _fit(
+    trainer: L.Trainer, method: nn.Module, photos: Photos, info: SourceInfo, options: TrainOptions, workers: int
+) -> None:
+    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
     views = TrainViews(photos.train, info.image_size, info.mean, info.std, options.seed)
-    batch = options.batch_size // world
+    batch = options.batch_size // trainer.world_size
     # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
     training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)
-    validation = loader(TestViews(photos.val, info.image_size, info.mean, info.std), options.batch_size, workers)
+    unmasked = [replace(sample, mask=None) for sample in photos.val]
+    validation = loader(TestViews(unmasked, info.image_size, info.mean, info.std), options.batch_size, workers)
     module = FineTuning(method, options, steps=len(training) * options.epochs)
-    checkpoint = recorder.folder / CHECKPOINT
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    checkpoint = Path(options.out) / CHECKPOINT
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*(LeafSpec|does not have many workers|in eval mode|lr_scheduler.step).*")
         try:
@@ -173,7 +180,6 @@ def _fit(
             trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
         except SystemExit as stop:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from stop
-    return trainer, module
 
 
 def _progress() -> list[L.Callback]:
@@ -185,7 +191,7 @@ def _progress() -> list[L.Callback]:
 
 
 def _evaluate(
-    target: nn.Module, source: nn.Module, info: SourceInfo, photos: Photos, options: TrainOptions, out: Path
+    target: nn.Module, source: nn.Module, info: SourceInfo, photos: Photos, workers: int, out: Path
 ) -> dict[str, Any]:
     save_weights(
         out,
@@ -199,7 +205,6 @@ def _evaluate(
             "classes": list(photos.classes),
         },
     )
-    workers = max(0, options.workers)
     results: dict[str, Any] = {
         "val_top1": top1(target, info, photos.val, workers=workers) if photos.val else None,
         "test_top1": None,

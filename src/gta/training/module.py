@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gta.data.views import seed_of
+from gta.errors import GtaError
 from gta.training.options import TrainOptions
 
 WARM_UP = 0.1  # of all steps
@@ -100,17 +102,23 @@ class Recorder(L.Callback):
 
     COLUMNS = ("epoch", "step", "lr", "loss", "penalty", "top1", "val_top1", "seconds")
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, data_digest: str) -> None:
         self.folder = folder
+        self.data_digest = data_digest
         self.rows: list[dict[str, float]] = []
         self.epochs: list[dict[str, float]] = []
         self._steps: list[tuple[dict[str, float | Tensor], int]] = []
         self._started = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "epochs": self.epochs}
+        return {"rows": self.rows, "epochs": self.epochs, "data_digest": self.data_digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["data_digest"] != self.data_digest:
+            raise GtaError(
+                f"the training images are not those that {self.folder} was begun with: put them back, or start "
+                "another run with another --out."
+            )
         self.rows, self.epochs = list(state_dict["rows"]), list(state_dict["epochs"])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -138,6 +146,12 @@ class Recorder(L.Callback):
         first = trainer.global_step - len(self._steps)
         steps = [({k: float(v) for k, v in values.items()}, n) for values, n in self._steps]
         self.rows += [{"epoch": epoch, "step": first + i, **values} for i, (values, _) in enumerate(steps)]
+        lost = next((row for row in self.rows[-len(steps) :] if not math.isfinite(row["loss"] + row["penalty"])), None)
+        if lost is not None:
+            raise GtaError(
+                f"the loss is no longer finite (step {lost['step']}: loss {lost['loss']}, penalty {lost['penalty']}): "
+                "start another run with a lower --lr."
+            )
         images = sum(n for _, n in steps)
         mean = {k: sum(v[k] * n for v, n in steps) / images for k in ("loss", "penalty", "top1")}
         summary = {"epoch": epoch, **mean, "images": images * trainer.world_size, "seconds": seconds}
@@ -147,6 +161,9 @@ class Recorder(L.Callback):
         self.rows[-1]["seconds"] = round(seconds, 3)
         self.epochs.append(summary)
         self._save(trainer)
+        if trainer.is_global_zero and not sys.stdout.isatty():  # where no progress bar is drawn
+            seen = ", ".join(f"{k} {summary[k]:.4g}" for k in ("loss", "penalty", "top1", "val_top1") if k in summary)
+            print(f"epoch {epoch + 1} of {trainer.max_epochs}: {seen}", file=sys.stderr)
 
     def _save(self, trainer: L.Trainer) -> None:
         new = self.folder / "last.ckpt.new"

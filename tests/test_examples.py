@@ -1,0 +1,58 @@
+"""Every example runs, every recipe parses, every benchmark starts."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from gta.training.options import TrainOptions
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_examples_are_short(path):
+    assert len(path.read_text().splitlines()) < 60
+
+
+def test_plain_pytorch_learns(photos, source_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    top1 = load(ROOT / "examples" / "plain_pytorch.py").main(
+        str(source_file), str(photos), image_size=40, epochs=25, lr=1e-3
+    )
+    assert top1 > 50  # chance is 33
+    assert (tmp_path / "model.pth").is_file()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_recipes_parse(path):
+    TrainOptions(data="x", out="y", **yaml.safe_load(path.read_text()))
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("gta train" in line for line in header), "the header says how to run it"
+
+
+def test_learning_rates_prints_its_table(photos, source_file, tmp_path, capsys):
+    grid = load(ROOT / "benchmarks" / "learning_rates.py").main
+    for _ in range(2):  # the second time nothing is trained
+        grid(str(photos), str(source_file), str(tmp_path / "runs"), image_size=40, epochs=1, lrs=[1e-3], seeds=[0, 1])
+        table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+        assert len(table) == 4
+        assert table[2].startswith("| gta | 0.001 | 2 |")
+
+
+def test_step_cost_prints_its_ratio(source_file, capsys):
+    load(ROOT / "benchmarks" / "step_cost.py").main(str(source_file), image_size=40, batch_size=2, rounds=2)
+    assert "gta / plain" in capsys.readouterr().out
