@@ -139,6 +139,6 @@ def loader(views: Dataset[Any], batch_size: int, workers: int, **more: Any) -> D
         batch_size=batch_size,
         num_workers=workers,
         persistent_workers=workers > 0,
-        pin_memory=workers > 0,
+        pin_memory=torch.cuda.is_available(),
         **more,
     )

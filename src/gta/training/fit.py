@@ -221,7 +221,7 @@ def resolve_precision(precision: str) -> str:
     """Lightning's word for it; "auto" is bf16 autocast where the device has instructions for it."""
     if precision == "auto":
         if torch.cuda.is_available():
-            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+            fast = torch.cuda.get_device_capability() >= (8, 0)
         else:
             # Without these instructions PyTorch emulates bf16 on CPUs, 25 times slower than float32.
             probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
