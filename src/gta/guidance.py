@@ -138,14 +138,13 @@ class Guided(nn.Module):
         check_images(self.model, images)
         if not self.model.training or self.weight == 0:
             return self.model(images), torch.zeros((), device=images.device)
+        source_rows = self._source_rows(images)  # first: its workspace is free again before the target's fills up
         tap = RowTap(self.layers, self._first_patch[0])
         with tap:
             logits = self.model(images)
         rows = captured_rows(tap, self.model, self.layers)
         self._check_gradient(rows)
-        per_layer = [
-            self._distance(t, s, self.reduction).mean() for t, s in self._pairs(rows, self._source_rows(images))
-        ]
+        per_layer = [self._distance(t, s, self.reduction).mean() for t, s in self._pairs(rows, source_rows)]
         return logits, self.weight * torch.stack(per_layer).mean()
 
     def measure(self, images: Tensor) -> Tensor:
