@@ -265,6 +265,24 @@ def test_unreadable_images_are_listed_or_skipped(world, tmp_path, capsys):
     assert json.loads((tmp_path / "run" / "skipped.json").read_text()) == {"train/class 1/broken.jpg": "empty file"}
 
 
+def test_a_run_whose_images_changed_is_not_resumed(world, tmp_path, capsys):
+    _, source, _, _ = world
+    data = write_photos(tmp_path / "photos", {"train": 4, "val": 1}, masks=False)
+    out = tmp_path / "run"
+    train(data, source, out, "--epochs", "1")
+    (out / "results.json").unlink()  # as if it had been stopped before its evaluation
+    (data / "train" / "class 0" / "000.jpg").unlink()
+    assert main(["train", "--out", str(out), "--resume"]) == 2
+    assert "not those" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(world, tmp_path, capsys):
+    data, source, _, _ = world
+    assert main(words(data, source, tmp_path / "run", "--lr", "1e30", "--clip", "0")) == 2
+    assert "lower --lr" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
 # --- after training -------------------------------------------------------------------------------------------
 
 

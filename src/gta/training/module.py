@@ -101,14 +101,16 @@ class Recorder(L.Callback):
     """
 
     COLUMNS = ("epoch", "step", "lr", "loss", "penalty", "top1", "val_top1", "seconds")
+    MEANS = ("loss", "penalty", "top1")
 
     def __init__(self, folder: Path, data_digest: str) -> None:
         self.folder = folder
         self.data_digest = data_digest
         self.rows: list[dict[str, float]] = []
         self.epochs: list[dict[str, float]] = []
-        self._steps: list[tuple[dict[str, float | Tensor], int]] = []
-        self._started = 0.0
+        self._steps: list[tuple[dict[str, float | Tensor], int]] = []  # of this epoch: values, images
+        self._lr = self._started = 0.0
+        self._trained: float | None = None  # seconds, once this epoch's validation has begun
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows, "epochs": self.epochs, "data_digest": self.data_digest}
@@ -123,7 +125,7 @@ class Recorder(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._started = time.perf_counter()
-        self._steps = []
+        self._steps, self._trained = [], None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -137,32 +139,31 @@ class Recorder(L.Callback):
         self._steps.append(({"lr": self._lr, **pl_module.latest}, len(batch[1])))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._spent = time.perf_counter() - self._started
+        self._trained = time.perf_counter() - self._started
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        epoch = trainer.current_epoch
-        validated = trainer.callback_metrics.get("val_top1") if hasattr(self, "_spent") else None
-        seconds = self.__dict__.pop("_spent", None) or time.perf_counter() - self._started
-        first = trainer.global_step - len(self._steps)
-        steps = [({k: float(v) for k, v in values.items()}, n) for values, n in self._steps]
-        self.rows += [{"epoch": epoch, "step": first + i, **values} for i, (values, _) in enumerate(steps)]
-        lost = next((row for row in self.rows[-len(steps) :] if not math.isfinite(row["loss"] + row["penalty"])), None)
-        if lost is not None:
-            raise GtaError(
-                f"the loss is no longer finite (step {lost['step']}: loss {lost['loss']}, penalty {lost['penalty']}): "
-                "start another run with a lower --lr."
-            )
-        images = sum(n for _, n in steps)
-        mean = {k: sum(v[k] * n for v, n in steps) / images for k in ("loss", "penalty", "top1")}
-        summary = {"epoch": epoch, **mean, "images": images * trainer.world_size, "seconds": seconds}
-        if validated is not None:
-            summary["val_top1"] = float(validated)
-            self.rows[-1]["val_top1"] = float(validated)
-        self.rows[-1]["seconds"] = round(seconds, 3)
+        epoch, first = trainer.current_epoch, trainer.global_step - len(self._steps)
+        sizes = [size for _, size in self._steps]
+        rows: list[dict[str, float]] = [
+            {"epoch": epoch, "step": first + i, **{k: float(v) for k, v in values.items()}}
+            for i, (values, _) in enumerate(self._steps)
+        ]
+        _check_finite(rows)
+        seconds = time.perf_counter() - self._started if self._trained is None else self._trained
+        summary: dict[str, float] = {
+            "epoch": epoch,
+            **{k: sum(r[k] * n for r, n in zip(rows, sizes, strict=True)) / sum(sizes) for k in self.MEANS},
+            "images": sum(sizes) * trainer.world_size,
+            "seconds": seconds,
+        }
+        rows[-1]["seconds"] = round(seconds, 3)
+        if self._trained is not None:
+            rows[-1]["val_top1"] = summary["val_top1"] = float(trainer.callback_metrics["val_top1"])
+        self.rows += rows
         self.epochs.append(summary)
         self._save(trainer)
         if trainer.is_global_zero and not sys.stdout.isatty():  # where no progress bar is drawn
-            seen = ", ".join(f"{k} {summary[k]:.4g}" for k in ("loss", "penalty", "top1", "val_top1") if k in summary)
+            seen = ", ".join(f"{k} {summary[k]:.4g}" for k in (*self.MEANS, "val_top1") if k in summary)
             print(f"epoch {epoch + 1} of {trainer.max_epochs}: {seen}", file=sys.stderr)
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -176,3 +177,12 @@ class Recorder(L.Callback):
                 writer.writeheader()
                 writer.writerows(self.rows)
             os.replace(table, self.folder / "metrics.csv")
+
+
+def _check_finite(rows: list[dict[str, float]]) -> None:
+    for row in rows:
+        if not math.isfinite(row["loss"] + row["penalty"]):
+            raise GtaError(
+                f"the loss is no longer finite (step {row['step']:.0f}: loss {row['loss']}, penalty {row['penalty']}): "
+                "start another run with a lower --lr."
+            )
