@@ -105,6 +105,39 @@ def source(spec: str, image_size: int | None = None, heads: int | None = None, a
     _print(found, as_json, title="source")
 
 
+def world(
+    out: str,
+    classes: int = 12,
+    train: int = 8,
+    val: int = 4,
+    test: int = 20,
+    size: int = 96,
+    spurious: float = 0.9,
+    seed: int = 0,
+    pretraining: bool = False,
+) -> None:
+    """Write a small procedural data set of butterflies, with masks, that gta train takes.
+
+    Args:
+        out: Folder to make.
+        classes: Species.
+        train: Training images per class.
+        val: Validation images per class, on the training grounds drawn at random.
+        test: Test images per class, all on new grounds.
+        size: Side of the images in px.
+        spurious: Probability that a training image has the ground of its class, 0 to 1.
+        seed: Of species, grounds and images.
+        pretraining: Draw the species kept for pre-training instead of the downstream ones.
+    """
+    from gta.worlds import write_world
+
+    write_world(
+        out, classes=classes, train=train, val=val, test=test, size=size, spurious=spurious, seed=seed,
+        pretraining=pretraining,
+    )  # fmt: skip
+    print(f"{out}: {classes} species, {train} + {val} + {test} images of each")
+
+
 def demo() -> None:
     """See plain and guided fine-tuning side by side (not there yet)."""
     raise GtaError(
@@ -150,17 +183,20 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
         evaluate: ("run",),
         predict: ("run", "images"),
         source: ("spec",),
+        world: (),
         demo: (),
     }
     for function, names in positional.items():
         sub = DashedParser(description=_first_line(function))
-        sub.add_function_arguments(function, as_group=False, skip={*names, "as_json"})
         helps = dict(_documented(function))
+        flags = {"as_json": "--json", "pretraining": "--pretraining"}
+        sub.add_function_arguments(function, as_group=False, skip={*names, *flags})
         for name in names:
             many = {"nargs": "+"} if name == "images" else {}
             sub.add_argument(name, help=helps[name], **many)
-        if "as_json" in helps:
-            sub.add_argument("--json", dest="as_json", action="store_true", help=helps["as_json"])
+        for name, flag in flags.items():
+            if name in helps:
+                sub.add_argument(flag, dest=name, action="store_true", help=helps[name])
         commands.add_subcommand(function.__name__, sub, help=_first_line(function))
         handlers[function.__name__] = _command(function)
     return parser, handlers
