@@ -33,7 +33,7 @@ def main(
         folder = Path(out) / f"{method}-lr{lr:g}-seed{seed}"
         options = TrainOptions(
             data=data, source=source, out=str(folder), method=method, lr=lr, seed=seed,
-            image_size=image_size, epochs=epochs, val_every=epochs,
+            image_size=image_size, epochs=epochs, val_every=epochs, devices=1,
         )  # fmt: skip
         result = train(options, resume=True)
         if result is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import shutil
 
 import numpy as np
@@ -10,10 +12,10 @@ import torch
 from PIL import Image
 
 from gta import GtaError
-from gta.data.folder import Sample, read_photos
-from gta.data.images import open_rgb
+from gta.data.folder import Sample, read_photos, read_split
+from gta.data.images import open_mask, open_rgb
 from gta.data.subsets import held_out, kept
-from gta.data.views import EpochSampler, TestViews, TrainViews
+from gta.data.views import EpochSampler, TestViews, TrainViews, framed
 
 MEAN, STD = (0.0,) * 3, (1.0,) * 3
 
@@ -170,6 +172,13 @@ def test_masks_are_checked(photos):
     shutil.copy(photos / "train/class 2/000.jpg", photos / "train/class 2/000.jpeg")
     with pytest.raises(GtaError) as refusal:
         read_photos(photos)
+    skipped = read_photos(photos, skip_unreadable=True)
+    assert set(skipped.skipped) == {
+        "masks/test/class 0/001.png",
+        "masks/val/class 1/000.png",
+        "masks/train/class 2/000.png",
+    }
+    assert sum(s.mask is None for s in skipped.train + skipped.val + skipped.test) == 4
     for word in (
         "3 masks",
         "masks/test/class 0/001.png: 9×9 px, but its image test/class 0/001.jpg has 53×47 px",
@@ -177,6 +186,64 @@ def test_masks_are_checked(photos):
         "several images",
     ):
         assert word in str(refusal.value)
+
+
+def test_masks_of_any_encoding(tmp_path):
+    inside = np.zeros((9, 9), dtype=np.uint8)
+    inside[2:5, 3:8] = 1
+    palette = Image.fromarray(inside, "P")
+    palette.putpalette([0, 0, 0, 128, 0, 0] + [0] * 750)  # dark red, as Pascal VOC has it
+    alpha = np.dstack([np.full((9, 9, 3), 77, dtype=np.uint8), inside * 255])
+    images = {
+        "zero_one": Image.fromarray(inside),
+        "full": Image.fromarray(inside * 255),
+        "bilevel": Image.fromarray(inside * 255).convert("1"),
+        "sixteen": Image.fromarray(inside.astype(np.uint16) * 65535),
+        "palette": palette,
+        "alpha": Image.fromarray(alpha),
+        "colour": Image.fromarray(np.dstack([inside * 255] * 3)),
+    }
+    for name, image in images.items():
+        image.save(tmp_path / f"{name}.png")
+        assert (np.asarray(open_mask(tmp_path / f"{name}.png")) == inside * 255).all(), name
+
+
+def test_images_outside_class_folders_and_links_to_nowhere_are_told(photos):
+    (photos / "train/class 0/link.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(GtaError, match=r"link\.jpg"):
+        read_photos(photos)
+    shutil.copy(photos / "train/class 0/000.jpg", photos / "train/stray.jpg")
+    with pytest.raises(GtaError, match=r"stray\.jpg"):
+        read_photos(photos)
+
+
+def test_names_of_any_bytes(photos):
+    strange = os.fsdecode(b"caf\xe9.jpg")
+    try:
+        shutil.copy(photos / "train/class 0/000.jpg", photos / "train/class 0" / strange)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert len(read_photos(photos).train) == 16
+
+
+def test_one_split_alone(photos):
+    classes = ("class 0", "class 1", "class 2")
+    shutil.rmtree(photos / "train")
+    shutil.rmtree(photos / "test/class 1")
+    assert [s.label for s in read_split(photos, "test", classes)] == [0, 0, 0, 2, 2, 2]
+    with pytest.raises(GtaError, match="'class 2'"):
+        read_split(photos, "test", classes[:2])
+
+
+def test_views_travel_to_loader_processes(photos):
+    """Where processes are not forked, views are pickled."""
+    read = read_photos(photos)
+    for views in (TestViews(read.test, 40, MEAN, STD), TrainViews(read.train, 40, MEAN, STD, seed=0)):
+        assert torch.equal(pickle.loads(pickle.dumps(views))[2][0], views[2][0])
+
+
+def test_extreme_shapes_are_cropped_before_they_are_enlarged():
+    assert framed(Image.new("RGB", (1, 4000)), 224).size == (224, 224)
 
 
 def test_training_views_depend_on_seed_epoch_and_image_only(photos):
@@ -220,5 +287,7 @@ def test_test_views_frame_image_and_mask_alike(photos):
     assert (image.shape, mask.shape, label) == ((3, 40, 40), (40, 40), 1)
     bright = image[1] > 0.7  # class 1's square is green
     assert (bright & (mask > 0)).sum() / (bright | (mask > 0)).sum() > 0.85
+    Image.new("L", (53, 47)).save(photos / "masks/test/class 1/001.png")  # its object lies nowhere
+    assert TestViews(read.test, 40, MEAN, STD)[4][2].isnan().all()
     without = [Sample(s.path, s.name, s.label) for s in read.test]
     assert TestViews(without, 40, MEAN, STD)[0][2].isnan().all()

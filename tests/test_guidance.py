@@ -163,8 +163,21 @@ def test_float32_rows_under_autocast(pair, images):
         logits, penalty = gta.guide(target, source)(images)
     assert logits.dtype == torch.bfloat16
     assert penalty.dtype == torch.float32
-    exact = gta.guide(target, source)(images)[1]
-    torch.testing.assert_close(penalty, exact, rtol=0.05, atol=0)
+    seen = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is F.scaled_dot_product_attention:
+                seen.append(args[:2])
+            return func(*args, **(kwargs or {}))
+
+    tap = RowTap([0, 1, 2], 1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), tap, Watch():
+        target(images)
+        for row, (q, k) in zip(tap.rows(), seen, strict=True):
+            assert q.dtype == torch.bfloat16
+            exact = (q.double()[:, :, :1] @ k.double()[:, :, 1:].mT).squeeze(-2) / 8
+            torch.testing.assert_close(row.double(), exact, rtol=1e-5, atol=1e-6)  # bf16 would be off by 4e-3
 
 
 def test_attention_stays_fused_and_no_map_is_built(pair, images, monkeypatch):
@@ -316,6 +329,23 @@ def test_a_reading_that_captured_nothing_is_refused(pair, images, which):
         block.attn.fused_attn = False
     with pytest.raises(gta.GtaError, match="read 0 attention rows"):
         gta.guide(*pair)(images)
+
+
+def test_rows_of_the_wrong_layers_are_refused(pair, images):
+    target, source = pair
+    target.blocks[0].attn.fused_attn = False
+    guided = gta.guide(target, source, layers=[0, 1])
+    for run in (guided, guided.measure):
+        with pytest.raises(gta.GtaError, match="2 calls"):
+            run(images)
+
+
+def test_the_source_follows_a_model_that_was_moved_alone(pair, images):
+    target, source = pair
+    guided = gta.guide(target, source)
+    target.double()
+    assert guided(images.double())[1] > 0
+    assert source.cls_token.dtype == torch.float64
 
 
 def test_a_reading_without_gradient_is_refused(pair, images):

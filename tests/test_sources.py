@@ -171,10 +171,58 @@ def test_files_of_another_architecture_are_refused(tmp_path):
     refuse(tmp_path / "lied.safetensors", "vit_base_patch16_224", "another architecture")
 
 
+def test_tensors_beside_the_chosen_model_do_not_overwrite_it(tmp_path):
+    model, other = tiny_vit(num_classes=0).eval(), tiny_vit(seed=1, num_classes=0)
+    both = {f"teacher.{k}": v for k, v in model.state_dict().items()} | other.state_dict()
+    torch.save(both, tmp_path / "both.pth")
+    assert torch.equal(gta.load_source(tmp_path / "both.pth")(images()), model(images()))
+
+
+def test_a_few_missing_keys_are_told(tmp_path, source_file):
+    weights = load_file(source_file)
+    del weights["blocks.1.attn.proj.bias"]
+    save_file(weights, tmp_path / "m.safetensors")
+    with pytest.warns(UserWarning, match=r"lacks 1 of 42.*blocks\.1\.attn\.proj\.bias"):
+        info = gta.load_source(tmp_path / "m.safetensors").info
+    assert info.missing == ("blocks.1.attn.proj.bias",)
+    assert info.coverage == pytest.approx(41 / 42)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "word"),
+    [
+        ({"architecture": "vit_tiny_patch16_224", "model_args": "no json"}, "model_args"),
+        ({"architecture": "vit_tiny_patch16_224", "model_args": "[1]"}, "model_args"),
+        ({"architecture": "resnet18"}, "ResNet"),
+        ({"architecture": "swin_tiny_patch4_window7_224"}, "Swin"),
+        ({"mean": "a,b,c"}, "mean"),
+        ({"std": "0,0,0"}, "std"),
+    ],
+)
+def test_metadata_that_cannot_be_used(tmp_path, source_file, metadata, word):
+    save_file(load_file(source_file), tmp_path / "m.safetensors", metadata)
+    refuse(tmp_path / "m.safetensors", word)
+
+
+def test_shapes_that_are_no_plain_vit(tmp_path, source_file):
+    for key, shape in (("patch_embed.proj.weight", (128, 3, 2, 8, 8)), ("cls_token", (128,)), ("pos_embed", (26, 128))):
+        save_file(load_file(source_file) | {key: torch.zeros(shape)}, tmp_path / "m.safetensors")
+        refuse(tmp_path / "m.safetensors", str(shape))
+
+
+def test_a_target_knows_the_sources_normalisation(source_file):
+    import timm.data
+
+    target = gta.new_target(gta.load_source(source_file), 3)
+    config = timm.data.resolve_model_data_config(target)
+    assert (config["mean"], config["std"]) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 def test_heads_that_cannot_be_told_must_be_given(tmp_path):
     model = tiny_vit(embed_dim=96, num_heads=4, num_classes=0).eval()
     save_file(model.state_dict(), tmp_path / "m.safetensors")
     refuse(tmp_path / "m.safetensors", "96", "heads=N")
+    refuse(tmp_path / "m.safetensors", "heads=0", heads=0)
     assert torch.equal(gta.load_source(tmp_path / "m.safetensors", heads=4)(images()), model(images()))
 
 
@@ -192,6 +240,9 @@ def test_missing_and_strange_files_are_refused(tmp_path):
     refuse(tmp_path / "cut.safetensors", "fetch it again")
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04 cut short")
     refuse(tmp_path / "cut.pth", "damaged")
+    for name, content in (("empty", b""), ("cut short", b"\x80\x02\x8a")):
+        (tmp_path / f"{name}.pth").write_bytes(content)
+        refuse(tmp_path / f"{name}.pth", "damaged")
     torch.save([torch.ones(2)], tmp_path / "list.pth")
     refuse(tmp_path / "list.pth", "list")
 

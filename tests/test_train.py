@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from gta import GtaError
 from gta.cli import main
 from gta.data.views import TestViews
 from gta.training.fit import resolve_precision
-from gta.training.runs import read_options
+from gta.training.options import TrainOptions
+from gta.training.runs import check_out, open_folder, read_options
 
-from .conftest import write_photos
+from .conftest import TINY, tiny_vit, write_photos
 
 REQUIRED = (
     "method weight layers distance fraction seed epochs image_size lr train_images classes train_loss penalty "
@@ -51,11 +54,12 @@ def world(tmp_path_factory):
     """Photographs, a source, and one finished guided run that tests only read."""
     from safetensors.torch import save_file
 
-    from .conftest import tiny_vit
-
     root = tmp_path_factory.mktemp("world")
     data = write_photos(root / "photos", {"train": 5, "val": 2, "test": 3})
-    save_file(tiny_vit(num_classes=0).state_dict(), root / "source.safetensors")
+    # drop-path draws random numbers in every step, so that whatever disturbs their order shows
+    args = {**TINY, "img_size": 40, "drop_path_rate": 0.3}
+    metadata = {"architecture": "vit_tiny_patch16_224", "model_args": json.dumps(args)}
+    save_file(tiny_vit(num_classes=0).state_dict(), root / "source.safetensors", metadata)
     results = train(data, root / "source.safetensors", root / "run", "--lr", "1e-3")
     return data, root / "source.safetensors", root / "run", results
 
@@ -80,7 +84,7 @@ def test_metrics_have_every_step_once(world):
     rows = list(csv.DictReader((run / "metrics.csv").open()))
     assert [int(r["step"]) for r in rows] == list(range(9))  # 3 epochs of 15 // 4 batches
     assert [int(r["epoch"]) for r in rows] == [0] * 3 + [1] * 3 + [2] * 3
-    assert rows[0]["penalty"] == "0.0"  # the target starts as the source
+    assert all(float(r["penalty"]) > 0 for r in rows)
     assert float(rows[-1]["val_top1"]) == pytest.approx(results["val_top1"], abs=1e-4)
     rates = [float(r["lr"]) for r in rows]
     assert max(rates) == pytest.approx(1e-3)
@@ -178,7 +182,6 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 def test_a_killed_run_ends_with_the_same_weights(world, tmp_path):
     data, source, _, _ = world
-    # dropout's random stream must be taken up as well; many epochs leave time to kill
     more = ("--epochs", "25", "--val-every", "7")
     train(data, source, tmp_path / "whole", *more)
     killed = tmp_path / "killed"
@@ -233,6 +236,44 @@ def test_overwrite_replaces_a_run(world, tmp_path):
     second = train(data, source, tmp_path / "run", "--epochs", "1", "--seed", "3", "--overwrite")
     assert (first["seed"], second["seed"]) == (0, 3)
     assert read_options(tmp_path / "run").seed == 3
+
+
+def test_a_folder_that_fills_up_meanwhile_is_left_alone(tmp_path):
+    """Between the check of --out and its making lie minutes of reading; another run may have begun there."""
+    options = TrainOptions(data="x", out=str(tmp_path / "run"))
+    check_out(tmp_path / "run", resume=False, overwrite=False)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "other.txt").write_text("of another run")
+    with pytest.raises(GtaError, match="cannot be made"):
+        open_folder(tmp_path / "run", options, resume=False, overwrite=False)
+    assert [p.name for p in tmp_path.rglob("*")] == ["run", "other.txt"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GtaError, match="cannot be made"):
+        open_folder(tmp_path / "file" / "run", options, resume=False, overwrite=False)
+
+
+def test_a_source_without_rows_is_refused_before_training(world, tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    data, *_ = world
+    save_file(tiny_vit(class_token=False, global_pool="avg").state_dict(), tmp_path / "s.safetensors")
+    assert main(words(data, tmp_path / "s.safetensors", tmp_path / "run", "--method", "plain")) == 2
+    assert "[cls]" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_that_mean_something_to_others(world, tmp_path, capsys):
+    _, source, _, _ = world
+    data = write_photos(tmp_path / "photos", {"train": 3, "test": 1}, classes=2)
+    for split in ("train", "test", "masks/train", "masks/test"):
+        (data / split / "class 0").rename(data / split / "$_$")
+        (data / split / "class 1").rename(data / split / "[red] [b]")
+    train(data, source, tmp_path / "run", "--epochs", "1")
+    image = data / "test" / "[red] [b]" / "000.jpg"
+    assert main(["predict", str(tmp_path / "run"), str(image)]) == 0
+    printed = capsys.readouterr().out
+    assert "[red] [b]" in printed or "$_$" in printed
+    assert "[red]" in printed.replace("\n", "")
 
 
 def test_bad_input_leaves_nothing(world, tmp_path, capsys):
@@ -304,6 +345,8 @@ def test_evaluate_on_other_data(world, tmp_path, capsys):
     other = write_photos(tmp_path / "other", {"train": 1, "test": 2})
     assert main(["evaluate", str(run), "--data", str(other), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 6
+    shutil.rmtree(other / "train")  # a test set alone will do
+    assert main(["evaluate", str(run), "--data", str(other), "--json"]) == 0
     strange = write_photos(tmp_path / "strange", {"train": 1, "test": 1}, classes=4)
     assert main(["evaluate", str(run), "--data", str(strange)]) == 2
     assert "class 3" in capsys.readouterr().err

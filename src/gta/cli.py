@@ -64,7 +64,7 @@ def predict(run: str, images: list[str], as_json: bool = False) -> None:
         return
     table = _table("image", "class", "probability")
     for guess in guesses:
-        table.add_row(guess["image"], guess["class"], f"{guess['probability']:.3f}")
+        table.add_row(*_plain(guess["image"], guess["class"], f"{guess['probability']:.3f}"))
     _console().print(table)
 
 
@@ -252,8 +252,17 @@ def _console() -> Any:
 def _table(*columns: str, title: str | None = None) -> Any:
     from rich.table import Table
 
-    table = Table(*columns, title=title, show_header=bool(columns), title_justify="left")
+    table = Table(title=None if title is None else _plain(title)[0], show_header=bool(columns), title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     return table
+
+
+def _plain(*texts: str) -> list[Any]:
+    """Texts as they are: a path such as [red]/0.png is no markup."""
+    from rich.text import Text
+
+    return [Text(text) for text in texts]
 
 
 def _print(values: dict[str, Any], as_json: bool, title: str) -> None:
@@ -264,7 +273,7 @@ def _print(values: dict[str, Any], as_json: bool, title: str) -> None:
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in values.items():
-        table.add_row(key, _readable(value))
+        table.add_row(*_plain(key, _readable(value)))
     _console().print(table)
 
 

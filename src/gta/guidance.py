@@ -159,14 +159,19 @@ class Guided(nn.Module):
             (guided layers, heads) float32: mean over images and patch tokens of (t − s)².
         """
         check_images(self.model, images)
-        with evaluating(self.model):
-            target = read_rows(self.model, images, self.layers, self._first_patch[0])
+        tap = RowTap(self.layers, self._first_patch[0])
+        with evaluating(self.model), torch.no_grad(), tap:
+            self.model(images)
+        target = captured_rows(tap, self.model, self.layers)
         pairs = self._pairs(target, self._source_rows(images))
         return torch.stack([(t - s).square().mean((0, 2)) for t, s in pairs])
 
     def _source_rows(self, images: Tensor) -> list[Tensor]:
         if self.source.training:  # somebody called train() on it
             self.source.eval()
+        ours, theirs = next(self.model.parameters()), next(self.source.parameters())
+        if ours.device != theirs.device or ours.dtype != theirs.dtype:  # the model was moved without its guide
+            self.source.to(ours.device, ours.dtype)
         check_images(self.source, images)
         return read_rows(self.source, images, self.layers, self._first_patch[1])
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,6 +100,7 @@ def new_target(source: nn.Module, num_classes: int) -> nn.Module:
     left = target.load_state_dict(weights, strict=False)
     if left.unexpected_keys or any(not k.startswith(_HEADS) for k in left.missing_keys):
         raise GtaError(f"{info.spec}: {info.architecture} could not be rebuilt from its own arguments: {left}")
+    target.pretrained_cfg = {**target.pretrained_cfg, "mean": info.mean, "std": info.std}  # type: ignore[dict-item,assignment]
     return target.train()
 
 
@@ -157,6 +160,7 @@ def _from_hub(spec: str, image_size: int | None) -> nn.Module:
             f"the weights of {spec!r} could not be fetched ({type(error).__name__}: {str(error)[:200]}). Check the "
             "network, or download the checkpoint elsewhere and give its file: --source FILE.safetensors"
         ) from error
+    _check_vit(model, spec)
     config = model.pretrained_cfg
     model.info = SourceInfo(
         spec=spec,
@@ -169,12 +173,21 @@ def _from_hub(spec: str, image_size: int | None) -> nn.Module:
     return model
 
 
+def _check_vit(model: nn.Module, spec: str) -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    if not isinstance(model, VisionTransformer):
+        raise GtaError(f"{spec} is a {type(model).__name__}, no plain Vision Transformer of timm.")
+
+
 # --- file -------------------------------------------------------------------------------------------------
 
 
 def _from_file(spec: str, path: Path, image_size: int | None, heads: int | None) -> nn.Module:
     import timm
 
+    if heads is not None and heads < 1:
+        raise GtaError(f"heads={heads} is no number of attention heads: write 1 or more.")
     tensors, metadata = read_checkpoint(path)
     tensors = _timm_names(_strip_prefix(tensors, path))
     bad = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
@@ -182,18 +195,30 @@ def _from_file(spec: str, path: Path, image_size: int | None, heads: int | None)
         raise GtaError(f"{path}: {len(bad)} tensors hold NaN or infinity, {bad[0]} among them; the file is damaged.")
     name = metadata.get("architecture", "")
     if name and timm.is_model(name):
-        architecture, args = name, dict(json.loads(metadata.get("model_args", "{}")))
-        args.pop("num_classes", None)
+        architecture, args = name, _model_args(metadata, path)
         if heads is not None:
             args["num_heads"] = heads
     else:
         architecture, args = infer_architecture(tensors, path, heads)
     if image_size is None and "img_size" not in args:
         default: Any = build(architecture, {**args, "num_classes": 0})
+        _check_vit(default, spec)
         image_size = default.patch_embed.img_size[0]
     args["img_size"] = image_size or args["img_size"]
     model: Any = build(architecture, {**args, "num_classes": 0})
     return _fill(model, tensors, spec, architecture, args, metadata)
+
+
+def _model_args(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+    text = metadata.get("model_args", "{}")
+    try:
+        args = json.loads(text)
+    except ValueError:
+        args = None
+    if not isinstance(args, dict):
+        raise GtaError(f"{path}: its metadata's model_args is no JSON object: {text[:80]!r}.")
+    args.pop("num_classes", None)
+    return args
 
 
 def _fill(
@@ -206,18 +231,19 @@ def _fill(
 ) -> nn.Module:
     from timm.models.vision_transformer import checkpoint_filter_fn
 
+    _check_vit(model, spec)
     wanted = {k: v.shape for k, v in model.state_dict().items() if not k.startswith(_HEADS)}
     try:
         converted = checkpoint_filter_fn(tensors, model)  # resamples the position embedding
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         raise GtaError(f"{spec}: its position or patch embedding does not fit {architecture}: {error}") from error
     fitting = {k: v for k, v in converted.items() if k in wanted and v.shape == wanted[k]}
     info = SourceInfo(
         spec=spec,
         architecture=architecture,
         model_args=args,
-        mean=_floats(metadata.get("mean"), IMAGENET_MEAN),
-        std=_floats(metadata.get("std"), IMAGENET_STD),
+        mean=_channels(metadata, "mean", IMAGENET_MEAN, spec),
+        std=_channels(metadata, "std", IMAGENET_STD, spec),
         matched=tuple(k for k in wanted if k in fitting),
         missing=tuple(k for k in wanted if k not in fitting),
         unexpected=tuple(k for k in converted if k not in wanted),
@@ -227,6 +253,12 @@ def _fill(
             f"{spec} fills only {len(info.matched)} of {len(wanted)} keys ({info.coverage:.0%}) of {architecture} "
             f"{args}, where {MIN_COVERAGE:.0%} are needed: the file is partial or of another architecture. "
             f"Missing: {_some(info.missing)}. Not used: {_some(info.unexpected)}."
+        )
+    if info.missing:
+        warnings.warn(
+            f"{spec} lacks {len(info.missing)} of {len(wanted)} keys of {architecture}; they keep random values: "
+            f"{_some(info.missing)}.",
+            stacklevel=4,
         )
     model.load_state_dict(fitting, strict=False)
     model.info = info
@@ -257,7 +289,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # pickle, zip and torch raise errors of many kinds on damaged files
             raise GtaError(
-                f"{path} cannot be read as plain tensors ({type(error).__name__}: {str(error).splitlines()[0][:160]})."
+                f"{path} cannot be read as plain tensors ({type(error).__name__}: {_first_line(error)})."
                 " It is damaged or holds Python objects, which are never run here: save its state_dict as "
                 ".safetensors where you trust it."
             ) from error
@@ -284,9 +316,8 @@ def _strip_prefix(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
             f"…{landmark}. It has {_some(tuple(tensors))}."
         )
     prefix = min(prefixes, key=lambda p: ("teacher" not in p, len(p)))
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)} | {
-        k: v for k, v in tensors.items() if not k.startswith(prefix)
-    }
+    others = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
+    return others | {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -297,7 +328,7 @@ def _timm_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         else k.replace(".gamma_1", ".ls1.gamma").replace(".gamma_2", ".ls2.gamma"): v
         for k, v in tensors.items()
     }
-    if "register_tokens" in tensors:
+    if "register_tokens" in tensors and {"pos_embed", "cls_token"} <= renamed.keys():
         # The authors add the [cls] position before inserting registers; timm keeps it inside cls_token.
         position = renamed["pos_embed"]
         renamed["cls_token"] = renamed["cls_token"] + position[:, :1]
@@ -311,7 +342,16 @@ def infer_architecture(
     tensors: Mapping[str, Tensor], path: Path, heads: int | None = None
 ) -> tuple[str, dict[str, Any]]:
     """timm entry point and arguments of the plain ViT whose tensors these are."""
-    width, channels, patch, _ = tensors["patch_embed.proj.weight"].shape
+    shape = tensors["patch_embed.proj.weight"].shape
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise GtaError(
+            f"{path}: its patch embedding has shape {tuple(shape)}, where (width, channels, patch, patch) is that of "
+            "a plain ViT for images."
+        )
+    width, channels, patch, _ = shape
+    for name in ("cls_token", "dist_token", "reg_token", "pos_embed"):
+        if name in tensors and tensors[name].ndim != 3:
+            raise GtaError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, where (1, tokens, width) is usual.")
     blocks = [int(k.split(".")[1]) for k in tensors if k.startswith("blocks.") and k.split(".")[1].isdigit()]
     if not blocks or "blocks.0.attn.qkv.weight" not in tensors or "blocks.0.mlp.fc1.weight" not in tensors:
         raise GtaError(
@@ -363,8 +403,21 @@ def infer_architecture(
     return "deit_tiny_distilled_patch16_224" if distilled else "vit_tiny_patch16_224", args
 
 
-def _floats(text: str | None, default: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(float(x) for x in text.split(",")) if text else default
+def _channels(metadata: Mapping[str, str], key: str, default: tuple[float, ...], spec: str) -> tuple[float, ...]:
+    """Mean or standard deviation of the colour channels."""
+    if key not in metadata:
+        return default
+    try:
+        values = tuple(float(x) for x in metadata[key].split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(map(math.isfinite, values)) or (key == "std" and min(values) <= 0):
+        raise GtaError(f"{spec}: its metadata's {key} is {metadata[key]!r}; write numbers such as 0.5,0.5,0.5.")
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0][:160] or "no more is known"
 
 
 def _some(keys: Sequence[str], most: int = 5) -> str:

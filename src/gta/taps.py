@@ -152,7 +152,7 @@ class RowTap(TorchFunctionMode):
         self._layers = frozenset(layers)
         self._last = max(layers)
         self._first_key = first_key
-        self._stop = stop
+        self.stop = stop
         self._read: list[Callable[[], Tensor]] = []
         self.calls = 0
 
@@ -198,7 +198,7 @@ class RowTap(TorchFunctionMode):
                 # The product waits for the end of the forward pass: made here, inside a checkpointed block, it
                 # would save tensors that the block's recomputation (which nobody taps) does not save.
                 self._read.append(read)
-        if self._stop and layer == self._last:
+        if self.stop and layer == self._last:
             raise _Enough
 
 
@@ -231,8 +231,14 @@ def read_rows(model: nn.Module, images: Tensor, layers: Sequence[int], first_key
 
 
 def captured_rows(tap: RowTap, model: nn.Module, layers: Sequence[int]) -> list[Tensor]:
-    """The tap's rows; GtaError unless there is one of every layer."""
+    """The tap's rows; GtaError unless there is one of every layer and, after a whole pass, one call per layer."""
     rows = tap.rows()
+    depth = anatomy(model).depth
+    if rows and not tap.stop and tap.calls != depth:
+        raise GtaError(
+            f"{type(unwrapped(model)).__name__} made {tap.calls} calls of scaled_dot_product_attention in its {depth} "
+            "layers, so the rows cannot be told apart: every layer must use fused attention, once."
+        )
     if len(rows) != len(layers):
         raise GtaError(
             f"read {len(rows)} attention rows of {type(unwrapped(model)).__name__} where {len(layers)} layers "

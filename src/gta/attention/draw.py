@@ -84,8 +84,8 @@ def _sheet(
         sheet[divmod(i, columns)].subplots_adjust(left=0.02, right=0.98, bottom=0.03, top=0.8, wspace=0.04)
         for axis, (heat, title, line, colour) in zip(axes, panels, strict=True):
             _panel(axis, image, mask, heat)
-            axis.text(0, 1.13, title, transform=axis.transAxes, fontsize=9, fontweight="bold")
-            axis.text(0, 1.03, line, transform=axis.transAxes, fontsize=8, color=colour)
+            axis.text(0, 1.13, title, transform=axis.transAxes, fontsize=9, fontweight="bold", parse_math=False)
+            axis.text(0, 1.03, line, transform=axis.transAxes, fontsize=8, color=colour, parse_math=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name("new-" + path.name)
     figure.savefig(new, format="png")

@@ -5,9 +5,8 @@ Everything is read and checked here, before any training: what comes out can be 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gta.data.images import inspect_all, is_image_name
@@ -35,7 +34,7 @@ class Photos:
         classes: class names in label order (sorted).
         train, val, test: samples; val is held out of train where the folder has none, test may be empty.
         digests: per split, SHA-256 over the lines "path sha256-of-the-file" of its samples.
-        skipped: unreadable files that were left out, with the reason.
+        skipped: unreadable images and unusable masks that were left out, with the reason.
     """
 
     classes: tuple[str, ...]
@@ -62,7 +61,8 @@ def read_photos(root: str | Path, *, fraction: float = 1.0, seed: int = 0, skip_
 
     Raises:
         GtaError: no such folder, no images, fewer than two classes, a class that is missing or empty in a
-            split, unreadable files (all of them listed), or masks of another size than their image.
+            split, images outside class folders, unreadable files (all of them listed), or masks of another size
+            than their image.
     """
     root = Path(root)
     if not (root / "train").is_dir():
@@ -71,14 +71,8 @@ def read_photos(root: str | Path, *, fraction: float = 1.0, seed: int = 0, skip_
             "per class (and optionally val/CLASS/ and test/CLASS/)."
         )
     files = {split: _by_class(root / split) for split in SPLITS if (root / split).is_dir()}
-    found = {path for classes in files.values() for paths in classes.values() for path in paths}
-    good, bad = inspect_all(sorted(found))
-    if bad and not skip_unreadable:
-        listing = "\n".join(f"  {path.relative_to(root)}: {reason}" for path, reason in sorted(bad.items()))
-        raise GtaError(
-            f"{len(bad)} of {len(found)} images in {root} cannot be read:\n{listing}\n"
-            "Repair or remove them, or leave them out with --skip-unreadable."
-        )
+    every = [path for classes in files.values() for paths in classes.values() for path in paths]
+    good, bad = _readable(root, every, skip_unreadable)
     names = {
         split: {c: [p.relative_to(root).as_posix() for p in paths if p in good] for c, paths in classes.items()}
         for split, classes in files.items()
@@ -90,34 +84,75 @@ def read_photos(root: str | Path, *, fraction: float = 1.0, seed: int = 0, skip_
         names["train"] = {c: [n for n in names["train"][c] if n not in held[c]] for c in classes}
     names["train"] = {c: sorted(kept(names["train"][c], fraction, seed)) for c in classes}
 
-    splits = {
-        split: tuple(
-            Sample(root / name, name, label, _mask(root, name))
-            for label, c in enumerate(classes)
-            for name in names.get(split, {}).get(c, ())
-        )
-        for split in SPLITS
-    }
-    _check_masks(root, (s for samples in splits.values() for s in samples), {p: good[p][1] for p in good})
+    splits = {split: _samples(root, classes, names.get(split, {})) for split in SPLITS}
+    unusable = _unusable_masks(root, [s for samples in splits.values() for s in samples], good, skip_unreadable)
+    splits = {split: _without(samples, unusable) for split, samples in splits.items()}
     return Photos(
         classes=classes,
         **splits,
         digests={k: digest([f"{s.name} {good[s.path][0]}" for s in v]) for k, v in splits.items()},
-        skipped={path.relative_to(root).as_posix(): reason for path, reason in sorted(bad.items())},
+        skipped={path.relative_to(root).as_posix(): reason for path, reason in sorted((bad | unusable).items())},
     )
+
+
+def read_split(
+    root: str | Path, split: str, classes: Sequence[str], *, skip_unreadable: bool = False
+) -> tuple[Sample, ...]:
+    """Read one split's folder alone, with the labels of a trained model's classes.
+
+    Raises:
+        GtaError: no images, classes the model does not know, unreadable files, or unusable masks.
+    """
+    root = Path(root)
+    paths = _by_class(root / split)
+    strange = [c for c, files in paths.items() if files and c not in classes]
+    if strange:
+        raise GtaError(f"{root / split} has {_listed(strange)}, which the model was not trained on.")
+    good, _ = _readable(root, [p for files in paths.values() for p in files], skip_unreadable)
+    if not good:
+        raise GtaError(f"no images in {root / split}: expected files such as {root / split / 'CLASS' / 'photo.jpg'}.")
+    names = {c: [p.relative_to(root).as_posix() for p in files if p in good] for c, files in paths.items()}
+    samples = _samples(root, classes, names)
+    return _without(samples, _unusable_masks(root, samples, good, skip_unreadable))
 
 
 def _by_class(folder: Path) -> dict[str, list[Path]]:
     """Image files per class folder, at any depth below it; hidden folders and other files are passed over."""
-    return {
-        entry.name: sorted(
-            p
-            for p in entry.rglob("*")
-            if is_image_name(p) and p.is_file() and not any(part.startswith(".") for part in p.relative_to(entry).parts)
+    strays = [p for p in folder.iterdir() if is_image_name(p) and p.is_file()]
+    if strays:
+        raise GtaError(
+            f"{len(strays)} images lie directly in {folder}, {strays[0].name} among them: put each into the folder of "
+            f"its class, such as {folder / 'CLASS' / strays[0].name}."
         )
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".")
-    }
+    classes = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.name.startswith("."):
+            inside = (p for p in entry.rglob("*") if is_image_name(p) and (p.is_file() or p.is_symlink()))
+            classes[entry.name] = sorted(
+                p for p in inside if not any(part.startswith(".") for part in p.relative_to(entry).parts)
+            )
+    return classes
+
+
+def _samples(root: Path, classes: Sequence[str], names: dict[str, list[str]]) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(root / name, name, label, _mask(root, name))
+        for label, c in enumerate(classes)
+        for name in names.get(c, ())
+    )
+
+
+_Inspected = dict[Path, tuple[str, tuple[int, int]]]  # SHA-256, size
+
+
+def _readable(root: Path, paths: Sequence[Path], skip_unreadable: bool) -> tuple[_Inspected, dict[Path, str]]:
+    good, bad = inspect_all(paths)
+    if bad and not skip_unreadable:
+        raise GtaError(
+            f"{len(bad)} of {len(paths)} images in {root} cannot be read:\n{_reasons(root, bad)}\n"
+            "Repair or remove them, or leave them out with --skip-unreadable."
+        )
+    return good, bad
 
 
 def _checked_classes(root: Path, names: dict[str, dict[str, list[str]]]) -> tuple[str, ...]:
@@ -154,22 +189,34 @@ def _mask(root: Path, name: str) -> Path | None:
     return mask if mask.is_file() else None
 
 
-def _check_masks(root: Path, samples: Iterable[Sample], sizes: dict[Path, tuple[int, int]]) -> None:
-    samples = [s for s in samples if s.mask is not None]
-    good, bad = inspect_all(s.mask for s in samples if s.mask is not None)
-    wrong: dict[str, str] = {}
-    sharing: defaultdict[Path, list[str]] = defaultdict(list)
+def _unusable_masks(
+    root: Path, samples: Sequence[Sample], images: _Inspected, skip_unreadable: bool
+) -> dict[Path, str]:
+    """Masks that cannot be used, with the reason; an error unless they are to be left out."""
+    good, bad = inspect_all({s.mask: None for s in samples if s.mask is not None})
+    wrong: dict[Path, str] = {}
+    owner: dict[Path, str] = {}
     for s in samples:
-        assert s.mask is not None
-        sharing[s.mask].append(s.name)
-        where = s.mask.relative_to(root).as_posix()
+        if s.mask is None:
+            continue
         if s.mask in bad:
-            wrong[where] = bad[s.mask]
-        elif good[s.mask][1] != sizes[s.path]:
-            wrong[where] = "{}×{} px, but its image {} has {}×{} px".format(*good[s.mask][1], s.name, *sizes[s.path])
-    for mask, of in sharing.items():
-        if len(of) > 1:
-            wrong.setdefault(mask.relative_to(root).as_posix(), f"belongs to several images: {', '.join(of)}")
-    if wrong:
-        listing = "\n".join(f"  {where}: {reason}" for where, reason in sorted(wrong.items()))
-        raise GtaError(f"{len(wrong)} masks in {root / 'masks'} cannot be used:\n{listing}\nRepair or remove them.")
+            wrong[s.mask] = bad[s.mask]
+        elif good[s.mask][1] != images[s.path][1]:
+            sizes = (*good[s.mask][1], s.name, *images[s.path][1])
+            wrong[s.mask] = "{}×{} px, but its image {} has {}×{} px".format(*sizes)
+        if owner.setdefault(s.mask, s.name) != s.name:
+            wrong[s.mask] = f"belongs to several images: {owner[s.mask]}, {s.name}"
+    if wrong and not skip_unreadable:
+        raise GtaError(
+            f"{len(wrong)} masks in {root / 'masks'} cannot be used:\n{_reasons(root, wrong)}\n"
+            "Repair or remove them, or leave them out with --skip-unreadable."
+        )
+    return wrong
+
+
+def _without(samples: Sequence[Sample], unusable: dict[Path, str]) -> tuple[Sample, ...]:
+    return tuple(replace(s, mask=None) if s.mask in unusable else s for s in samples)
+
+
+def _reasons(root: Path, files: dict[Path, str]) -> str:
+    return "\n".join(f"  {path.relative_to(root).as_posix()}: {reason}" for path, reason in sorted(files.items()))

@@ -11,7 +11,9 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .tga".split()
+    (
+        ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .webp .tif .tiff .heic .heif .avif .jp2 .tga .ppm .pgm .pbm .pnm"
+    ).split()
 )
 
 
@@ -40,6 +42,27 @@ def open_rgb(path: str | Path) -> Image.Image:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
         return image.convert("RGB")
+
+
+def open_mask(path: str | Path) -> Image.Image:
+    """Read an object mask as an "L" image of 0 and 255, upright.
+
+    The object is what is opaque where there is transparency, every colour but the first of a palette, and the
+    upper half of the values otherwise (of 0 and 255, of 0 and 1, of 0 and 65535).
+    """
+    import numpy as np
+
+    with Image.open(path) as file:
+        file.load()
+        image: Image.Image = ImageOps.exif_transpose(file)
+    if image.mode == "P" and "transparency" not in image.info:
+        inside = np.asarray(image) > 0
+    elif image.mode in ("RGBA", "LA", "PA", "P"):
+        inside = np.asarray(image.convert("RGBA"))[..., 3] > 127
+    else:
+        values = np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("L"), dtype=np.float64)
+        inside = values > values.max() / 2
+    return Image.fromarray(np.where(inside, 255, 0).astype(np.uint8))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from gta.errors import GtaError
 
 def in_line(names: Sequence[str], seed: int) -> list[str]:
     """The names in their seeded order."""
-    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())
+    return sorted(names, key=lambda name: hashlib.sha256(_bytes(f"{seed}\0{name}")).digest())
 
 
 def kept(names: Sequence[str], fraction: float, seed: int) -> list[str]:
@@ -41,4 +41,8 @@ def held_out(names: Sequence[str], seed: int) -> list[str]:
 
 def digest(lines: Sequence[str]) -> str:
     """SHA-256 over the sorted lines, as 64 hex digits."""
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    return hashlib.sha256(_bytes("\n".join(sorted(lines)))).hexdigest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # file names may be any bytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from gta.data.folder import Sample
-from gta.data.images import open_rgb
+from gta.data.images import open_mask, open_rgb
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -88,7 +89,7 @@ class TestViews(Dataset[tuple[Tensor, int, Tensor]]):
     """Images as evaluated: shorter side resized to `size`, centre cropped.
 
     Item: image (3, size, size) float32 normalised; label; mask (size, size) float32 in {0, 1}, or NaN
-    throughout where the image has none.
+    throughout where the image has none or its object lies outside the frame.
     """
 
     __test__ = False  # no pytest class
@@ -105,21 +106,24 @@ class TestViews(Dataset[tuple[Tensor, int, Tensor]]):
         if sample.mask is None:
             mask = torch.full((self.size, self.size), torch.nan)
         else:
-            mask = (v2.functional.pil_to_tensor(framed(open_rgb(sample.mask).convert("L"), self.size))[0] > 127).float()
+            mask = (v2.functional.pil_to_tensor(framed(open_mask(sample.mask), self.size))[0] > 0).float()
+            if not mask.any():  # the object lies outside the frame: nothing to measure
+                mask = mask * torch.nan
         return self.view(open_rgb(sample.path)), sample.label, mask
 
 
 def framed(image: Image.Image, size: int) -> Image.Image:
-    """Shorter side to `size`, centre crop: the same frame for photographs and masks."""
+    """The central square at `size` px: the same frame for photographs and masks."""
     way = v2.InterpolationMode.NEAREST if image.mode == "L" else BICUBIC
-    return v2.functional.center_crop(v2.functional.resize(image, [size], interpolation=way), [size, size])
+    side = min(image.size)
+    return v2.functional.resize(v2.functional.center_crop(image, [side, side]), [size, size], interpolation=way)
 
 
 def test_view(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
     """RGB image -> (3, size, size) float32 normalised."""
     return v2.Compose(
         [
-            v2.Lambda(lambda image: framed(image, size)),
+            v2.Lambda(partial(framed, size=size)),  # picklable, for loader processes that are not forked
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(mean, std),

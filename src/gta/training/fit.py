@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from gta.attention.draw import draw_maps
+from gta.attention.maps import logits_and_rows
 from gta.data.folder import Photos, read_photos
 from gta.data.views import EpochSampler, TestViews, TrainViews, loader, workers_for
 from gta.errors import GtaError
@@ -61,15 +62,17 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
     first = _is_first_process()
     if first:
         check_out(out, resume=resume, overwrite=overwrite)
-    if first and resume and (out / CONFIG).is_file():
+    if resume and (out / CONFIG).is_file():
         _check_same(read_options(out), options)
         if is_complete(out):
-            return read_results(out)
+            return read_results(out) if first else None
     photos = read_photos(
         options.data, fraction=options.fraction, seed=options.seed, skip_unreadable=options.skip_unreadable
     )
     source = load_source(options.source, options.image_size, heads=options.heads)
     info = source_info(source)
+    # Every method's run ends with attention measures: a source that has no rows to read is refused here already.
+    logits_and_rows(source, torch.zeros(1, 3, info.image_size, info.image_size))
     torch.manual_seed(options.seed)
     target = new_target(source, len(photos.classes))
     method = METHODS[options.method](target, source, options)  # refuses what cannot be guided
@@ -77,7 +80,7 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
     trainer = _trainer(options, recorder)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     if first:
-        open_folder(out, options, resume=resume)
+        open_folder(out, options, resume=resume, overwrite=overwrite)
 
     _fit(trainer, method, photos, info, options, workers)
     if not trainer.is_global_zero:
@@ -95,13 +98,14 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         "fraction": options.fraction,
         "seed": options.seed,
         "epochs": options.epochs,
-        "batch_size": options.batch_size,
+        "batch_size": _share(options, trainer) * trainer.world_size,
         "image_size": info.image_size,
         "lr": options.lr,
         "head_lr_scale": options.head_lr_scale,
         "weight_decay": options.weight_decay,
         "precision": str(trainer.precision),
         "source": options.source,
+        "source_coverage": info.coverage,
         "train_images": len(photos.train),
         "val_images": len(photos.val),
         "test_images": len(photos.test),
@@ -129,7 +133,7 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
 
 def _is_first_process() -> bool:
     """False in the processes that Lightning or torchrun started beside the first."""
-    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
 def read_results(out: Path) -> dict[str, Any]:
@@ -138,7 +142,7 @@ def read_results(out: Path) -> dict[str, Any]:
 
 def _trainer(options: TrainOptions, recorder: Recorder) -> L.Trainer:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    trainer = L.Trainer(
+    return L.Trainer(
         accelerator="auto",
         devices=options.devices or "auto",
         precision=resolve_precision(options.precision),  # type: ignore[arg-type]
@@ -154,11 +158,11 @@ def _trainer(options: TrainOptions, recorder: Recorder) -> L.Trainer:
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
-    if options.batch_size % trainer.world_size:
-        raise GtaError(
-            f"--batch-size {options.batch_size} cannot be shared by {trainer.world_size} devices: use a multiple."
-        )
-    return trainer
+
+
+def _share(options: TrainOptions, trainer: L.Trainer) -> int:
+    """Images per step and device."""
+    return max(1, options.batch_size // trainer.world_size)
 
 
 def _fit(
@@ -166,7 +170,7 @@ def _fit(
 ) -> None:
     sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
     views = TrainViews(photos.train, info.image_size, info.mean, info.std, options.seed)
-    batch = options.batch_size // trainer.world_size
+    batch = _share(options, trainer)
     # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
     training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)
     unmasked = [replace(sample, mask=None) for sample in photos.val]

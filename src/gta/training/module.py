@@ -38,11 +38,9 @@ class FineTuning(L.LightningModule):
         self.steps = steps
         self.latest: dict[str, Tensor] = {}
 
-    def on_train_epoch_start(self) -> None:
-        # Dropout and the like draw from here: an epoch is the same whether or not it was resumed before.
-        torch.manual_seed(seed_of(self.options.seed, self.current_epoch, self.global_rank))
-
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        # Dropout and drop-path draw from here: a step is the same whether or not the run was resumed before it.
+        torch.manual_seed(seed_of(self.options.seed, self.global_step, self.global_rank))
         images, labels = batch
         logits, penalty = self.method(images)
         loss = F.cross_entropy(logits.float(), labels)
@@ -71,7 +69,7 @@ class FineTuning(L.LightningModule):
 
 
 def parameter_groups(model: nn.Module, options: TrainOptions) -> list[dict[str, Any]]:
-    """Four groups: backbone and classifier, with and without weight decay."""
+    """Up to four groups: the backbone's first, then the classifier's, each without and with weight decay."""
     classifier = {id(p) for p in _classifier_parameters(model)}
     spared = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -130,7 +128,7 @@ class Recorder(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._lr = min(group["lr"] for group in trainer.optimizers[0].param_groups)  # the backbone's
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # the backbone's
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -170,13 +168,13 @@ class Recorder(L.Callback):
         new = self.folder / "last.ckpt.new"
         trainer.save_checkpoint(new)  # on every process: sharded strategies gather here
         if trainer.is_global_zero:
-            os.replace(new, self.folder / "last.ckpt")
             table = self.folder / "metrics.csv.new"
             with table.open("w", newline="") as file:
                 writer = csv.DictWriter(file, self.COLUMNS)
                 writer.writeheader()
                 writer.writerows(self.rows)
             os.replace(table, self.folder / "metrics.csv")
+            os.replace(new, self.folder / "last.ckpt")  # last: what is resumed from it writes the table anew
 
 
 def _check_finite(rows: list[dict[str, float]]) -> None:

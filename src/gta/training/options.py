@@ -24,12 +24,12 @@ class TrainOptions:
         heads: Attention heads of the source, where they are not width / 64 and its file does not say.
         method: "gta" guides the attention by the source's; "plain" trains on cross-entropy alone.
         weight: Lambda of the guide (gta), >= 0.
-        layers: Guided layers (gta): all, last, or indices such as 0,5,-1.
+        layers: Guided layers (gta): all, last, or indices such as 0,5,-1 (a leading minus needs --layers=-1).
         distance: Distance between attention rows (gta).
         fraction: Share of every class's training images to use, above 0 and up to 1; seeded and nested.
         image_size: Side of the images in px, a multiple of the patch size.
         epochs: Passes over the training images; the last one's weights are the result.
-        batch_size: Images per step, over all devices together.
+        batch_size: Images per step, over all devices together (rounded down to a multiple of their number).
         lr: Peak learning rate of the backbone (AdamW; linear warm-up over a tenth of the steps, then cosine
             to zero).
         head_lr_scale: Learning rate of the fresh classifier, in multiples of lr.

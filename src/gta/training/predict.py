@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from gta.data.folder import read_photos
+from gta.data.folder import Sample, read_photos, read_split
 from gta.data.images import inspect_all, open_rgb
 from gta.data.views import test_view
 from gta.errors import GtaError
 from gta.sources import load_source, source_info
 from gta.training.evaluate import measure
+from gta.training.options import TrainOptions
 from gta.training.runs import load_weights, read_options
 
 BATCH = 32
@@ -32,19 +33,26 @@ def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> 
     options = read_options(folder)
     model, known = load_weights(folder)
     root = data or options.data
-    photos = read_photos(root, fraction=options.fraction, seed=options.seed, skip_unreadable=options.skip_unreadable)
-    if list(photos.classes) != known["classes"]:
-        differing = sorted(set(photos.classes) ^ set(known["classes"]))
-        raise GtaError(f"{root} has other classes than {folder} was trained on: {', '.join(differing[:8])}.")
-    samples = photos.split(split)
+    samples = _samples(Path(root), split, known["classes"], options)
     source = load_source(options.source, options.image_size, heads=options.heads)
     info = source_info(source)
     device = _device()
     measures = measure(model.to(device), source.to(device), info, samples)
     return {
-        "run": str(folder), "data": root, "split": split, "images": len(samples), "classes": len(photos.classes),
+        "run": str(folder), "data": root, "split": split, "images": len(samples), "classes": len(known["classes"]),
         **measures,
     }  # fmt: skip
+
+
+def _samples(root: Path, split: str, classes: list[str], options: TrainOptions) -> Sequence[Sample]:
+    if split != "train" and (root / split).is_dir():
+        return read_split(root, split, classes, skip_unreadable=options.skip_unreadable)
+    # train is what the run's fraction and seed choose; val may have to be held out of train
+    photos = read_photos(root, fraction=options.fraction, seed=options.seed, skip_unreadable=options.skip_unreadable)
+    if list(photos.classes) != classes:
+        differing = sorted(set(photos.classes) ^ set(classes))
+        raise GtaError(f"{root} has other classes than the model was trained on: {', '.join(differing[:8])}.")
+    return photos.split(split)
 
 
 def predict_images(folder: Path, images: Sequence[str]) -> list[dict[str, Any]]:

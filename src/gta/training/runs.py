@@ -43,25 +43,37 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def open_folder(folder: Path, options: TrainOptions, *, resume: bool) -> None:
-    """Make the folder with its config, at once; with `resume` and a run in it, keep what is there."""
+def open_folder(folder: Path, options: TrainOptions, *, resume: bool, overwrite: bool) -> None:
+    """Make the folder with its config in one step; with `resume` and a run in it, keep what is there.
+
+    Raises:
+        GtaError: it cannot be written, or something else was put there since `check_out`.
+    """
     if resume and (folder / CONFIG).is_file():
         return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    (new / CONFIG).write_text(config_text(options))
-    if folder.exists():
-        shutil.rmtree(folder)
-    new.rename(folder)
+    folder = folder.resolve()
+    new, old = (folder.with_name(f".{folder.name}.{word}-{os.getpid()}") for word in ("new", "old"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        (new / CONFIG).write_text(config_text(options), encoding="utf-8")
+        if overwrite and folder.exists():
+            folder.rename(old)  # put aside whole: a kill leaves the old run or the new one, never a half
+        elif folder.exists():
+            folder.rmdir()  # empty, or it fails
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(new, ignore_errors=True)
+        raise GtaError(f"--out {folder} cannot be made: {error.strerror or error}.") from error
 
 
 def config_text(options: TrainOptions) -> str:
-    """YAML of the options; paths absolute, so that it runs from anywhere."""
+    """YAML of the options; paths absolute, so that it runs from anywhere; without `out`."""
     values = asdict(options)
     values["data"] = str(Path(options.data).resolve())
-    values["out"] = str(Path(options.out).resolve())
+    del values["out"]  # so that a config never says where to write
     if not options.source.startswith("timm:"):
         values["source"] = str(Path(options.source).resolve())
     head = "# Runs this run again: gta train --config config.yaml --out ANOTHER_FOLDER\n"
@@ -78,7 +90,7 @@ def read_options(folder: Path) -> TrainOptions:
     if not path.is_file():
         raise GtaError(f"{folder} is no run folder: it has no {CONFIG}.")
     try:
-        return TrainOptions(**yaml.safe_load(path.read_text()))
+        return TrainOptions(**yaml.safe_load(path.read_text(encoding="utf-8")), out=str(folder))
     except (TypeError, yaml.YAMLError) as error:
         raise GtaError(f"{path} cannot be read: {error}") from error
 
@@ -89,7 +101,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
+    new.write_text(text, encoding="utf-8", errors="surrogateescape")  # file names may be any bytes
     os.replace(new, path)
 
 
