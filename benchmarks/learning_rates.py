@@ -1,61 +1,85 @@
 """Plain and guided fine-tuning over learning rates and seeds, as one table.
 
-    python benchmarks/learning_rates.py --data DIR --source FILE --image_size 126 --out runs/lr
+    python benchmarks/learning_rates.py --data DIR --source FILE --image_size 126 \
+        --out runs/lr --results benchmarks/results/garden.csv
 
-Runs that are already in --out are not run again; the table is printed from their results.json.
+Every finished run becomes a line of --results; runs that have one are not run again, so that an interrupted grid goes
+on where it was, also on another machine. With --seeds [] nothing is run and the table is printed.
 """
 
 from __future__ import annotations
 
+import csv
 from itertools import product
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
 from jsonargparse import auto_cli
 
 from gta.training.fit import train
 from gta.training.options import TrainOptions
 
+SETTING = ("method", "lr", "seed")
+MEASURED = ("val_top1", "test_top1", "object_mass", "jaccard", "drift", "wall_seconds")
+COLUMNS = (
+    *SETTING, *MEASURED, "source_object_mass", "source_jaccard", "weight", "epochs", "batch_size", "image_size",
+    "precision", "device", "data_digest", "versions",
+)  # fmt: skip
+
 
 def main(
     data: str,
     source: str,
     out: str,
+    results: str,
     image_size: int = 224,
     epochs: int = 15,
     lrs: list[float] = [1e-4, 3e-5],  # noqa: B006
     seeds: list[int] = [0, 1, 2],  # noqa: B006
 ) -> None:
-    """Run the grid, seeds outermost, and print mean [lowest, highest] over seeds."""
-    results: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    """Run what is missing of the grid, seeds outermost, and print mean [lowest, highest] over seeds."""
+    table = Path(results)
     for seed, lr, method in product(seeds, lrs, ("plain", "gta")):
-        folder = Path(out) / f"{method}-lr{lr:g}-seed{seed}"
+        if any((r["method"], float(r["lr"]), int(r["seed"])) == (method, lr, seed) for r in _lines(table)):
+            continue
         options = TrainOptions(
-            data=data, source=source, out=str(folder), method=method, lr=lr, seed=seed,
-            image_size=image_size, epochs=epochs, val_every=epochs, devices=1,
+            data=data, source=source, out=str(Path(out) / f"{method}-lr{lr:g}-seed{seed}"), method=method, lr=lr,
+            seed=seed, image_size=image_size, epochs=epochs, val_every=epochs, devices=1,
         )  # fmt: skip
         result = train(options, resume=True)
-        if result is not None:
-            results.setdefault((method, lr), []).append(result)
-            print(
-                f"# {folder.name}: test {result['test_top1']:.1f} in {result['wall_seconds']:.0f} s",
-                flush=True,
-            )
-    columns = ("val_top1", "test_top1", "object_mass", "jaccard", "drift", "wall_seconds")
-    print("| method | lr | seeds | " + " | ".join(columns) + " |")
-    print("|---|---|---|" + "---|" * len(columns))
-    for (method, lr), runs in sorted(results.items(), key=lambda item: (-item[0][1], item[0][0])):
-        cells = [_cell([run[c] for run in runs]) for c in columns]
-        print(f"| {method} | {lr:g} | {len(runs)} | " + " | ".join(cells) + " |")
+        assert result is not None  # one device
+        new = not table.exists()
+        table.parent.mkdir(parents=True, exist_ok=True)
+        with table.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(result)
+        print(f"# {method} {lr:g} seed {seed}: {result['test_top1']:.1f} in {result['wall_seconds']:.0f} s", flush=True)
+
+    groups: dict[tuple[float, str], list[dict[str, str]]] = {}
+    for line in _lines(table):
+        groups.setdefault((-float(line["lr"]), line["method"]), []).append(line)
+    print("| method | lr | seeds | " + " | ".join(MEASURED) + " |")
+    print("|---|---|---|" + "---|" * len(MEASURED))
+    for (lr, method), lines in sorted(groups.items()):
+        cells = [_cell([line[c] for line in lines]) for c in MEASURED]
+        print(f"| {method} | {-lr:g} | {len(lines)} | " + " | ".join(cells) + " |")
 
 
-def _cell(values: list[float | None]) -> str:
-    known = [v for v in values if v is not None]
-    if not known:
+def _lines(table: Path) -> list[dict[str, str]]:
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _cell(texts: list[str]) -> str:
+    values = [float(text) for text in texts if text]
+    if not values:
         return "–"
-    digits = 0 if max(known) > 200 else 1 if max(known) > 10 else 2
-    return f"{mean(known):.{digits}f} [{min(known):.{digits}f}, {max(known):.{digits}f}]"
+    digits = 0 if max(values) > 200 else 1 if max(values) > 10 else 2
+    return f"{mean(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
 
 
 if __name__ == "__main__":

@@ -46,8 +46,9 @@ def test_recipes_parse(path):
 
 def test_learning_rates_prints_its_table(photos, source_file, tmp_path, capsys):
     grid = load(ROOT / "benchmarks" / "learning_rates.py").main
-    for _ in range(2):  # the second time nothing is trained
-        grid(str(photos), str(source_file), str(tmp_path / "runs"), image_size=40, epochs=1, lrs=[1e-3], seeds=[0, 1])
+    paths = (str(photos), str(source_file), str(tmp_path / "runs"), str(tmp_path / "results" / "r.csv"))
+    for seeds in ([0, 1], []):  # the second time nothing is trained
+        grid(*paths, image_size=40, epochs=1, lrs=[1e-3], seeds=seeds)
         table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
         assert len(table) == 4
         assert table[2].startswith("| gta | 0.001 | 2 |")
