@@ -10,7 +10,7 @@ from PIL import Image
 from gta import GtaError
 from gta.cli import main
 from gta.data.folder import read_photos
-from gta.worlds import DOWNSTREAM, PRETRAINING, render, scenes, species, write_world
+from gta.worlds import DOWNSTREAM, PRETRAINING, WorldOptions, render, scenes, species, write_world
 
 
 def test_the_same_arguments_give_the_same_pixels():
@@ -57,9 +57,9 @@ def test_the_folder_is_one_that_training_takes(tmp_path):
     assert [len(read.classes), len(read.train), len(read.val), len(read.test)] == [5, 15, 5, 10]
     assert all(s.mask is not None for s in read.test)
     assert Image.open(read.train[0].path).size == (40, 40)
-    write_world(tmp_path / "again", classes=5, train=3, val=1, test=2, size=40)
+    write_world(WorldOptions(str(tmp_path / "again"), classes=5, train=3, val=1, test=2, size=40))
     assert read_photos(tmp_path / "again").digests == read.digests
-    write_world(tmp_path / "other", classes=5, train=3, val=1, test=2, size=40, seed=1)
+    write_world(WorldOptions(str(tmp_path / "other"), classes=5, train=3, val=1, test=2, size=40, seed=1))
     assert read_photos(tmp_path / "other").digests != read.digests
 
 
@@ -71,7 +71,7 @@ def ground_of(path, mask):
 @pytest.mark.parametrize(("spurious", "low", "high"), [(1.0, 0.9, 1.0), (0.0, 0.0, 0.45)])
 def test_the_shortcut_is_as_strong_as_asked(tmp_path, spurious, low, high):
     """How often the nearest training ground in colour, of another image, is of the same class."""
-    write_world(tmp_path / "w", classes=6, train=12, val=0, test=0, size=32, spurious=spurious)
+    write_world(WorldOptions(str(tmp_path / "w"), classes=6, train=12, val=0, test=0, size=32, spurious=spurious))
     train = read_photos(tmp_path / "w").train
     colours = np.array([ground_of(s.path, s.mask) for s in train])
     labels = np.array([s.label for s in train])
@@ -83,12 +83,12 @@ def test_the_shortcut_is_as_strong_as_asked(tmp_path, spurious, low, high):
 @pytest.mark.parametrize("wrong", [{"classes": 1}, {"spurious": 1.1}, {"train": 0}, {"seed": -1}])
 def test_arguments_out_of_range(tmp_path, wrong):
     with pytest.raises(GtaError, match=next(iter(wrong))):
-        write_world(tmp_path / "w", **wrong)
+        write_world(WorldOptions(str(tmp_path / "w"), **wrong))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(GtaError, match="there already"):
-        write_world(tmp_path)
+        write_world(WorldOptions(str(tmp_path)))
     assert (tmp_path / "mine.txt").exists()

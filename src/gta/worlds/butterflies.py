@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PRETRAINING, DOWNSTREAM = 0, 1_000_000  # first seeds of two families of species that never meet
+from gta.worlds.options import SEEDS
+
+PRETRAINING, DOWNSTREAM = 0, SEEDS  # first seeds of two families of species that never meet
 GENUS = 4  # species that share wings and colours
 
 # columns of a species: name -> (lowest, highest, share of the range that differs within a genus)
