@@ -25,7 +25,7 @@ def test_help_imports_no_heavy_package():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("train", "evaluate", "predict", "source", "demo"):
+    for command in ("train", "evaluate", "predict", "source", "world", "demo"):
         assert command in done.stdout
 
 
@@ -68,11 +68,6 @@ def test_options_survive_the_config(tmp_path):
     assert options.layers == [0, -1]
     assert TrainOptions(**yaml.safe_load(config_text(options)), out=options.out) == options
     assert asdict(options)["lr"] == 3e-5
-
-
-def test_the_demo_says_that_it_is_not_there(capsys):
-    assert main(["demo"]) == 2
-    assert "gta train" in capsys.readouterr().err
 
 
 def test_public_api():

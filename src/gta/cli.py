@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser, Namespace
 from gta import __version__
 from gta.errors import GtaError
 from gta.training.options import TrainOptions
+from gta.worlds.options import WorldOptions
 
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
 
@@ -72,7 +73,7 @@ def source(spec: str, image_size: int | None = None, heads: int | None = None, a
     """Say what a source is: its architecture and how its keys match.
 
     Args:
-        spec: timm:NAME, or a .safetensors, .pth or .pt file.
+        spec: timm:NAME, gta:butterflies, or a .safetensors, .pth or .pt file.
         image_size: Side of the images in px; by default the one it was trained at.
         heads: Attention heads, where they are not width / 64 and the file does not say.
         as_json: Print JSON instead of a table.
@@ -105,45 +106,32 @@ def source(spec: str, image_size: int | None = None, heads: int | None = None, a
     _print(found, as_json, title="source")
 
 
-def world(
-    out: str,
-    classes: int = 12,
-    train: int = 8,
-    val: int = 4,
-    test: int = 20,
-    size: int = 96,
-    spurious: float = 0.9,
-    seed: int = 0,
-    pretraining: bool = False,
-) -> None:
-    """Write a small procedural data set of butterflies, with masks, that gta train takes.
+def demo(out: str = "gta-demo", seeds: int = 1, overwrite: bool = False) -> None:
+    """See plain and guided fine-tuning side by side, in three minutes, with nothing but this package.
 
     Args:
-        out: Folder to make.
-        classes: Species.
-        train: Training images per class.
-        val: Validation images per class, on the training grounds drawn at random.
-        test: Test images per class, all on new grounds.
-        size: Side of the images in px.
-        spurious: Probability that a training image has the ground of its class, 0 to 1.
-        seed: Of species, grounds and images.
-        pretraining: Draw the species kept for pre-training instead of the downstream ones.
+        out: Folder to write; finished runs in it are kept.
+        seeds: Worlds to do it in; with more than one the difference is tested.
+        overwrite: Start anew.
     """
+    from gta.report.demo import table, verdict
+    from gta.studies.demo import run_demo
+
+    found = run_demo(out, seeds, overwrite=overwrite)
+    shown = _table("", "source", "plain", "gta", title=f"{seeds} world{'s' * (seeds > 1)}")
+    for label, cells in table(found):
+        shown.add_row(*_plain(label, *cells))
+    _console().print(shown)
+    print(f"{verdict(found)}\nLook at {Path(out) / 'report.html'}")
+
+
+def _world(given: Namespace) -> None:
     from gta.worlds import write_world
 
-    write_world(
-        out, classes=classes, train=train, val=val, test=test, size=size, spurious=spurious, seed=seed,
-        pretraining=pretraining,
-    )  # fmt: skip
-    print(f"{out}: {classes} species, {train} + {val} + {test} images of each")
-
-
-def demo() -> None:
-    """See plain and guided fine-tuning side by side (not there yet)."""
-    raise GtaError(
-        "the demo is not there yet: it needs the embedded world and source, which come next. Until then: "
-        "gta train --data DIR --source FILE --out RUN"
-    )
+    options = WorldOptions(**{k: v for k, v in vars(given).items() if k != "config"})
+    write_world(options)
+    each = f"{options.train} + {options.val} + {options.test}"
+    print(f"{options.out}: {options.classes} species, {each} images of each")
 
 
 def _train(given: Namespace) -> None:
@@ -177,19 +165,24 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
     training.add_argument("--resume", action="store_true", help="Go on with the unfinished run in --out.")
     training.add_argument("--overwrite", action="store_true", help="Replace a run in --out.")
     commands.add_subcommand("train", training, help=_first_line(TrainOptions))
-    handlers: dict[str, Callable[[Namespace], None]] = {"train": _train}
+    handlers: dict[str, Callable[[Namespace], None]] = {"train": _train, "world": _world}
+
+    drawing = DashedParser(description=_first_line(WorldOptions))
+    drawing.add_class_arguments(WorldOptions, as_group=False, skip={"pretraining"})
+    pretraining = dict(_documented(WorldOptions))["pretraining"]
+    drawing.add_argument("--pretraining", action="store_true", help=pretraining)
+    commands.add_subcommand("world", drawing, help=_first_line(WorldOptions))
 
     positional: dict[Callable[..., None], tuple[str, ...]] = {
         evaluate: ("run",),
         predict: ("run", "images"),
         source: ("spec",),
-        world: (),
         demo: (),
     }
     for function, names in positional.items():
         sub = DashedParser(description=_first_line(function))
         helps = dict(_documented(function))
-        flags = {"as_json": "--json", "pretraining": "--pretraining"}
+        flags = {"as_json": "--json", "overwrite": "--overwrite"}
         sub.add_function_arguments(function, as_group=False, skip={*names, *flags})
         for name in names:
             many = {"nargs": "+"} if name == "images" else {}

@@ -1,6 +1,7 @@
 """Load the frozen source model from a hub name or a checkpoint file, and say what was found.
 
-A source spec is `timm:NAME` (weights from timm's hub) or the path of a `.safetensors`, `.pth` or `.pt` file
+A source spec is `timm:NAME` (weights from timm's hub), `gta:butterflies` (the small one inside this package, for the
+demo and for tests) or the path of a `.safetensors`, `.pth` or `.pt` file
 holding a plain ViT in timm's or the DINO/DeiT/DINOv2 authors' layout. The architecture comes from the file's
 metadata (`architecture`, and `model_args` as JSON) or from its tensor shapes.
 """
@@ -24,6 +25,7 @@ from gta.errors import GtaError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+EMBEDDED = {"gta:butterflies": Path(__file__).parent / "worlds" / "butterflies.safetensors"}
 MIN_COVERAGE = 0.95
 HEAD_WIDTH = 64  # of every ViT-Ti/S/B/L/g published by DeiT, DINO, iBOT, MAE and DINOv2
 _WRAPPERS = ("teacher", "student", "model_ema", "model", "state_dict")  # the first that is there wins
@@ -67,7 +69,7 @@ def load_source(spec: str | Path, image_size: int | None = None, *, heads: int |
     """Load a source: frozen, in eval mode, without classifier, its `SourceInfo` at `.info`.
 
     Args:
-        spec: `timm:NAME` or a checkpoint file.
+        spec: `timm:NAME`, `gta:butterflies` or a checkpoint file.
         image_size: side of the images in px; position embeddings are resampled to it (bicubic, antialiased).
             None keeps the size the weights were trained at.
         heads: attention heads, where they are not width / 64 and the file does not say.
@@ -82,9 +84,10 @@ def load_source(spec: str | Path, image_size: int | None = None, *, heads: int |
     spec = str(spec)
     if image_size is not None and image_size < 1:
         raise GtaError(f"image_size={image_size} is not a size in px: write a positive number.")
-    source = (
-        _from_hub(spec, image_size) if spec.startswith("timm:") else _from_file(spec, Path(spec), image_size, heads)
-    )
+    if spec.startswith("timm:"):
+        source = _from_hub(spec, image_size)
+    else:
+        source = _from_file(spec, EMBEDDED.get(spec, Path(spec)), image_size, heads)
     return source.requires_grad_(False).eval()
 
 
@@ -273,8 +276,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if not path.is_file():
         raise GtaError(
-            f"source {str(path)!r} is no file. Write a .safetensors, .pth or .pt file, or timm:NAME for weights "
-            "from timm's hub, such as timm:vit_small_patch14_dinov2.lvd142m."
+            f"source {str(path)!r} is no file. Write a .safetensors, .pth or .pt file, timm:NAME for weights "
+            "from timm's hub, such as timm:vit_small_patch14_dinov2.lvd142m, or gta:butterflies."
         )
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open

@@ -217,7 +217,7 @@ def _evaluate(
     if photos.test:
         tested = measure(target, source, info, photos.test, workers=workers)
         results |= {"test_top1": tested.pop("top1"), **tested}
-        draw_maps(target, source, info, photos.test, photos.classes, out / "maps" / "attention.png")
+        draw_maps(source, {"fine-tuned": target}, info, photos.test, photos.classes, out / "maps" / "attention.png")
     return results
 
 

@@ -20,7 +20,7 @@ class TrainOptions:
         data: Folder with train/CLASS/*, and optionally val/, test/ and masks/SPLIT/CLASS/NAME.png. Without
             val/, a seeded tenth of every class of train is held out.
         out: Run folder to write.
-        source: Pre-trained ViT: timm:NAME or a .safetensors, .pth or .pt file.
+        source: Pre-trained ViT: timm:NAME, gta:butterflies, or a .safetensors, .pth or .pt file.
         heads: Attention heads of the source, where they are not width / 64 and its file does not say.
         method: "gta" guides the attention by the source's; "plain" trains on cross-entropy alone.
         weight: Lambda of the guide (gta), >= 0.

@@ -74,7 +74,7 @@ def config_text(options: TrainOptions) -> str:
     values = asdict(options)
     values["data"] = str(Path(options.data).resolve())
     del values["out"]  # so that a config never says where to write
-    if not options.source.startswith("timm:"):
+    if Path(options.source).exists():
         values["source"] = str(Path(options.source).resolve())
     head = "# Runs this run again: gta train --config config.yaml --out ANOTHER_FOLDER\n"
     return head + yaml.safe_dump(values, sort_keys=False)

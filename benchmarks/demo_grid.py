@@ -1,0 +1,81 @@
+"""How the demo's learning rates and epochs were chosen: a grid of both methods on worlds that the demo does not show.
+
+    python benchmarks/demo_grid.py --out runs/demo-grid --results benchmarks/results/demo_grid.csv
+
+Every finished run becomes a line of --results, and is not run again. With --seeds [] nothing is run and the table is
+printed. Validation chooses; test accuracy stands beside it to be looked at, and chooses nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from statistics import mean
+
+from jsonargparse import auto_cli
+
+from gta.studies.demo import CHOSEN, COMMON, WORLD
+from gta.training.fit import train
+from gta.worlds import write_world
+
+COLUMNS = ("method", "lr", "epochs", "seed", "val_top1", "test_top1", "object_mass", "jaccard", "drift", "wall_seconds",
+           "weight", "precision", "data_digest", "versions")  # fmt: skip
+
+
+def main(
+    out: str,
+    results: str,
+    lrs: list[float] = [3e-5, 1e-4, 3e-4, 1e-3, 3e-3],  # noqa: B006
+    epochs: list[int] = [15, 30],  # noqa: B006
+    seeds: list[int] = [100, 101],  # noqa: B006
+) -> None:
+    """Run what is missing of the grid and print means over seeds, each method's choice marked."""
+    table = Path(results)
+    for seed, length, lr, method in product(seeds, epochs, lrs, CHOSEN):
+        if any(_setting(line) == (method, lr, length) and int(line["seed"]) == seed for line in _lines(table)):
+            continue
+        data = Path(out) / f"world{seed}"
+        if not data.exists():
+            write_world(replace(WORLD, out=str(data), seed=seed))
+        run = str(Path(out) / f"{method}-{lr:g}-{length}-seed{seed}")
+        choice = {**CHOSEN[method], "lr": lr, "epochs": length}
+        result = train(replace(COMMON, data=str(data), out=run, seed=seed, **choice), resume=True)
+        assert result is not None  # one device
+        new = not table.exists()
+        with table.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(result)
+
+    groups: dict[tuple[str, float, int], list[dict[str, str]]] = {}
+    for line in _lines(table):
+        groups.setdefault(_setting(line), []).append(line)
+    means = {k: {c: mean(float(line[c]) for line in v) for c in COLUMNS[4:10]} for k, v in groups.items()}
+    print("| method | lr | epochs | worlds | val | test | object mass | Jaccard | drift | seconds |  |")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for (method, lr, length), m in sorted(means.items()):
+        best = max((k for k in means if k[0] == method), key=lambda k: means[k]["val_top1"])
+        cells = [f"{m['val_top1']:.1f}", f"{m['test_top1']:.1f}", *(f"{m[c]:.3f}" for c in COLUMNS[6:9])]
+        mark = "**chosen**" if best == (method, lr, length) else ""
+        print(
+            f"| {method} | {lr:g} | {length} | {len(groups[method, lr, length])} | {' | '.join(cells)} "
+            f"| {m['wall_seconds']:.0f} | {mark} |"
+        )
+
+
+def _setting(line: dict[str, str]) -> tuple[str, float, int]:
+    return line["method"], float(line["lr"]), int(line["epochs"])
+
+
+def _lines(table: Path) -> list[dict[str, str]]:
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)

@@ -1,0 +1,1 @@
+"""Reports: one self-contained HTML file, made from files on disk only."""
