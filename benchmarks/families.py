@@ -1,0 +1,201 @@
+"""Which families of models can be guided, under which circumstances: the table of docs/families.md.
+
+    python benchmarks/families.py > docs/families.md      # tiny models, random weights, CPU; about two minutes
+
+A tick stands only where this program has just measured it. The reference is the library's own unfused attention:
+the logits on their way into softmax, whole maps of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+import transformers
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+import gta
+from gta.anatomy import anatomy
+
+
+@dataclass(frozen=True)
+class Family:
+    """A tiny model of a family.
+
+    Attributes:
+        name: of the family, with its library.
+        build: makes the model, random weights.
+        size: height and width of its images in px.
+        rows: what of it is guided.
+        options: keywords for `guided(images, …)`.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    size: tuple[int, int]
+    rows: str = "cls"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def _timm(name: str, **more: Any) -> Callable[[], nn.Module]:
+    shape = {"img_size": 48, "embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 5}
+    return lambda: timm.create_model(name, **{**shape, **more})
+
+
+def _hf(model: str, config: str, **more: Any) -> Callable[[], nn.Module]:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    shape |= {"image_size": 32, "patch_size": 8}
+
+    def build() -> nn.Module:
+        options = getattr(transformers, config)(**{**shape, **more})
+        return getattr(transformers, model)._from_config(options, attn_implementation="sdpa")
+
+    return build
+
+
+def _hf_tower(model: str, config: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        options = getattr(transformers, config)(vision_config={**vision, "image_size": 32, "patch_size": 8})
+        options.num_labels = 5
+        return getattr(transformers, model)._from_config(options, attn_implementation="sdpa")
+
+    return build
+
+
+def _torchvision() -> nn.Module:
+    shape = {"image_size": 48, "patch_size": 16, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 64}
+    return torchvision.models.VisionTransformer(**shape, num_classes=5)
+
+
+_INTERPOLATE = {"interpolate_pos_encoding": True}
+FAMILIES = [
+    Family("timm ViT, DINO, MAE", _timm("vit_small_patch16_224"), (48, 48)),
+    Family("timm ViT, any size", _timm("vit_small_patch16_224", dynamic_img_size=True), (64, 96)),
+    Family("timm ViT, q/k normalised", _timm("vit_small_patch16_224", qk_norm=True), (48, 48)),
+    Family('timm ViT, global_pool="avg"', _timm("vit_small_patch16_224", global_pool="avg"), (48, 48)),
+    Family('timm ViT without [cls], rows="patches"', _timm("vit_medium_patch16_reg4_gap_256"), (48, 48), "patches"),
+    Family("timm CLIP", _timm("vit_base_patch16_clip_224"), (48, 48)),
+    Family("timm DeiT distilled", _timm("deit_tiny_distilled_patch16_224"), (48, 48)),
+    Family("timm DeiT-III", _timm("deit3_small_patch16_224"), (48, 48)),
+    Family("timm DINOv2", _timm("vit_small_patch14_dinov2", img_size=42), (42, 42)),
+    Family("timm DINOv2, registers", _timm("vit_small_patch14_reg4_dinov2", img_size=42), (42, 42)),
+    Family("timm DINOv3", _timm("vit_small_patch16_dinov3"), (48, 80)),
+    Family("timm EVA", _timm("eva_large_patch14_196", img_size=42), (42, 42)),
+    Family("timm EVA-02", _timm("eva02_tiny_patch14_224", img_size=42), (42, 42)),
+    Family("timm BEiT", _timm("beit_base_patch16_224"), (48, 48)),
+    Family('timm SigLIP, rows="patches"', _timm("vit_base_patch16_siglip_224"), (48, 48), "patches"),
+    Family('timm SigLIP, rows="pool"', _timm("vit_base_patch16_siglip_224"), (48, 48), "pool"),
+    Family("torchvision vit_b_16 and kin", _torchvision, (48, 48)),
+    Family("transformers ViT", _hf("ViTForImageClassification", "ViTConfig"), (32, 32)),
+    Family("transformers ViT, any size", _hf("ViTForImageClassification", "ViTConfig"), (40, 64), options=_INTERPOLATE),
+    Family("transformers DeiT", _hf("DeiTForImageClassification", "DeiTConfig"), (32, 32)),
+    Family("transformers DINOv2", _hf("Dinov2ForImageClassification", "Dinov2Config"), (40, 56)),
+    Family(
+        "transformers DINOv2, registers",
+        _hf("Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersConfig"),
+        (40, 56),
+    ),
+    Family("transformers DINOv3", _hf("DINOv3ViTForImageClassification", "DINOv3ViTConfig"), (40, 56)),
+    Family(
+        "transformers BEiT",
+        _hf("BeitForImageClassification", "BeitConfig", use_relative_position_bias=True),
+        (32, 32),
+    ),
+    Family(
+        "transformers Data2Vec",
+        _hf("Data2VecVisionForImageClassification", "Data2VecVisionConfig", use_relative_position_bias=True),
+        (32, 32),
+    ),
+    Family("transformers CLIP tower", _hf("CLIPVisionModel", "CLIPVisionConfig"), (32, 32)),
+    Family("transformers CLIP classifier", _hf_tower("CLIPForImageClassification", "CLIPConfig"), (32, 32)),
+    Family(
+        'transformers SigLIP tower, rows="patches"', _hf("SiglipVisionModel", "SiglipVisionConfig"), (32, 32), "patches"
+    ),
+    Family('transformers SigLIP tower, rows="pool"', _hf("SiglipVisionModel", "SiglipVisionConfig"), (32, 32), "pool"),
+]
+
+
+def pair(family: Family) -> tuple[nn.Module, nn.Module, Tensor]:
+    """Target (train mode), source and two images; all weights moved a little, so that none is zero or constant."""
+    torch.manual_seed(0)
+    source = family.build()
+    for model in (source, target := copy.deepcopy(source)):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    for module in target.modules():  # the reference's pass and the guide's must see the same model
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return target.train(), source, torch.randn(2, 3, *family.size)
+
+
+# --- the reference ----------------------------------------------------------------------------------------
+
+
+class _Softmax(TorchFunctionMode):
+    """Collects what a model hands to softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.softmax, torch.softmax, Tensor.softmax):
+            self.logits.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def reference_rows(family: Family, model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The rows of every layer (B, H, …, N) from the library's own unfused attention; with autograd."""
+    model = copy.deepcopy(model).eval()
+    body = anatomy(model)
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False
+        if getattr(getattr(module, "config", None), "_attn_implementation", None) is not None:
+            module.config._attn_implementation = "eager"
+        if type(module).__name__ == "Data2VecVisionSdpaSelfAttention":
+            module.__class__ = type(module).__mro__[1]
+    if "torchvision" in family.name:
+        maps = _of_multi_head_attention(model, images)
+    else:
+        with _Softmax() as seen:
+            model(images, **family.options)
+        maps = [x.unflatten(0, (len(images), -1)) if x.ndim == 3 else x for x in seen.logits]
+    if family.rows == "pool":
+        return [x.squeeze(-2)[..., body.prefix_tokens :] for x in maps if x.shape[-2] == 1]
+    maps = [x[..., body.prefix_tokens :] for x in maps if x.shape[-2] > 1]
+    return [x[:, :, 0] if family.rows == "cls" else x[:, :, body.prefix_tokens :] for x in maps]
+
+
+def _of_multi_head_attention(model: nn.Module, images: Tensor) -> list[Tensor]:
+    maps = []
+
+    def hook(attention: nn.MultiheadAttention, inputs: tuple[Tensor, ...], _: object) -> None:
+        q, k, _ = F.linear(inputs[0], attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
+        q, k = (x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in (q, k))
+        maps.append(q @ k.mT / q.shape[-1] ** 0.5)
+
+    for layer in model.encoder.layers:
+        layer.self_attention.register_forward_hook(hook)
+    with torch.enable_grad():
+        model(images)
+    return maps
+
+
+def reference_penalty(family: Family, target: nn.Module, source: nn.Module, images: Tensor) -> Tensor:
+    pairs = zip(reference_rows(family, target, images), reference_rows(family, source, images), strict=True)
+    return torch.stack([(t - s).square().mean() for t, s in pairs]).mean()
