@@ -108,7 +108,7 @@ FAMILIES = [
         _hf("Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersConfig"),
         (40, 56),
     ),
-    Family("transformers DINOv3", _hf("DINOv3ViTForImageClassification", "DINOv3ViTConfig"), (40, 56)),
+    Family("transformers DINOv3", _hf("DINOv3ViTModel", "DINOv3ViTConfig", num_register_tokens=4, pos_embed_rescale=None), (40, 56)),
     Family(
         "transformers BEiT",
         _hf("BeitForImageClassification", "BeitConfig", use_relative_position_bias=True),
@@ -170,7 +170,9 @@ def reference_rows(family: Family, model: nn.Module, images: Tensor) -> list[Ten
         if type(module).__name__ == "Data2VecVisionSdpaSelfAttention":
             module.__class__ = type(module).__mro__[1]
     if "torchvision" in family.name:
-        maps = _of_multi_head_attention(model, images)
+        maps = _of_multi_head_attention([layer.self_attention for layer in model.encoder.layers], model, images)
+    elif family.rows == "pool" and "transformers" in family.name:
+        maps = _of_multi_head_attention([model.head.attention], model, images)
     else:
         with _Softmax() as seen:
             model(images, **family.options)
@@ -181,18 +183,23 @@ def reference_rows(family: Family, model: nn.Module, images: Tensor) -> list[Ten
     return [x[:, :, 0] if family.rows == "cls" else x[:, :, body.prefix_tokens :] for x in maps]
 
 
-def _of_multi_head_attention(model: nn.Module, images: Tensor) -> list[Tensor]:
+def _of_multi_head_attention(attentions: list[nn.Module], model: nn.Module, images: Tensor) -> list[Tensor]:
+    """The maps (B, H, Q, N) of nn.MultiheadAttention modules, from their inputs."""
     maps = []
 
     def hook(attention: nn.MultiheadAttention, inputs: tuple[Tensor, ...], _: object) -> None:
-        q, k, _ = F.linear(inputs[0], attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
-        q, k = (x.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for x in (q, k))
+        heads, (wq, wk, _), (bq, bk, _) = (
+            attention.num_heads,
+            attention.in_proj_weight.chunk(3),
+            attention.in_proj_bias.chunk(3),
+        )
+        q, k = F.linear(inputs[0], wq, bq), F.linear(inputs[1], wk, bk)
+        q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
         maps.append(q @ k.mT / q.shape[-1] ** 0.5)
 
-    for layer in model.encoder.layers:
-        layer.self_attention.register_forward_hook(hook)
-    with torch.enable_grad():
-        model(images)
+    for attention in attentions:
+        attention.register_forward_hook(hook)
+    model(images)
     return maps
 
 

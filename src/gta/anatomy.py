@@ -135,7 +135,8 @@ def anatomy(model: nn.Module) -> Anatomy:
     if len(set(heads)) != 1:
         raise GtaError(f"{name} cannot be guided: its layers have different numbers of heads, {heads}.")
     for attention in attentions:
-        kernel = getattr(getattr(attention, "config", None), "_attn_implementation", "sdpa")
+        configs = (module.config for module in attention.modules() if hasattr(module, "config"))
+        kernel = getattr(next(configs, None), "_attn_implementation", "sdpa")
         if kernel != "sdpa":
             raise GtaError(
                 f"{name} cannot be guided with attn_implementation={kernel!r}: its rows are read where attention "
@@ -219,10 +220,10 @@ def _owner(vit: nn.Module, stack: str, attribute: str) -> nn.Module | None:
 def _tokens(vit: nn.Module, stack: str) -> tuple[bool, int]:
     """Whether there is a [cls] token, and the number of tokens in front of the patches."""
     shapes = {name.rpartition(".")[2]: parameter.shape for name, parameter in vit.named_parameters()}
-    owner = _owner(vit, stack, "num_prefix_tokens")
-    if owner is not None:
-        return getattr(owner, "cls_token", None) is not None, int(owner.num_prefix_tokens)  # type: ignore[arg-type]
     has_cls = any(name in shapes for name in _CLS)
+    owner: Any = _owner(vit, stack, "num_prefix_tokens")
+    if owner is not None:  # timm
+        return has_cls or getattr(owner, "cls_token", None) is not None, int(owner.num_prefix_tokens)
     registers = sum(shapes[name][-2] for name in _REGISTERS if name in shapes)
     return has_cls, has_cls + any(name in shapes for name in _DISTILLATION) + registers
 

@@ -157,6 +157,11 @@ class RowTap(TorchFunctionMode):
         self.calls += 1
         if self._queries == "pool" or layer not in self._layers:
             return
+        if query.ndim != 4:
+            raise GtaError(
+                f"layer {layer} folds heads or windows into the batch (its q is {tuple(query.shape)}, where (images, "
+                "heads, tokens, width) is needed), as SAM's encoder does; such attention cannot be guided."
+            )
         if is_causal or (attn_mask is not None and attn_mask.dtype == torch.bool):
             raise GtaError(
                 f"layer {layer} masks its attention ({'causal' if is_causal else tuple(attn_mask.shape)}): a row of "  # type: ignore[union-attr]
