@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gta.taps import Part
+from gta.taps import Factors
 
 
-def squared_difference(target: Part, source: Part) -> Tensor:
+def squared_difference(target: Factors, source: Factors) -> Tensor:
     """Mean over all pairs of patches of the squared difference of the scaled logits.
 
     Args:
@@ -25,7 +25,7 @@ def squared_difference(target: Part, source: Part) -> Tensor:
     Returns:
         (B, H) float32.
     """
-    (q, k), (q_source, k_source) = target.factors(), source.factors()
+    (q, k), (q_source, k_source) = target.scaled(), source.scaled()
     if q.shape != q_source.shape or target.bias is not None or source.bias is not None:
         return (target.rows() - source.rows()).square().mean((-2, -1))
     with torch.autocast(q.device.type, enabled=False):

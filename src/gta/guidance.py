@@ -29,7 +29,7 @@ from gta.anatomy import Anatomy, anatomy, parameters_before_row
 from gta.distances import DISTANCES, Distance, Reduction
 from gta.errors import GtaError
 from gta.full_maps import squared_difference
-from gta.taps import Part, Queries, RowTap, captured, read_rows, resolve_layers
+from gta.taps import Factors, Queries, Reading, RowTap, captured, read_rows, resolve_layers
 
 T = TypeVar("T")
 
@@ -122,7 +122,9 @@ class Guided(nn.Module):
         self.rows: Queries = rows
         self._distance = DISTANCES[distance] if isinstance(distance, str) else distance
         self._bodies = (target_is, source_is)
-        self._hidden_source = (source.requires_grad_(False).eval(),)  # in a tuple, so no submodule
+        self._hidden_source: tuple[nn.Module, ...] = (
+            source.requires_grad_(False).eval(),
+        )  # in a tuple, so no submodule
         self.training = model.training
 
     @property
@@ -206,7 +208,7 @@ class Guided(nn.Module):
         self._hidden_source = ()
         return self.model
 
-    def _source_rows(self, images: Tensor, options: dict[str, Any]) -> list[Part | Tensor]:
+    def _source_rows(self, images: Tensor, options: dict[str, Any]) -> list[Reading]:
         if self.source.training:  # somebody called train() on it
             self.source.eval()
         ours, theirs = next(self.model.parameters()), next(self.source.parameters())
@@ -215,32 +217,30 @@ class Guided(nn.Module):
         self._bodies[1].check(images)
         return read_rows(self.source, images, self._bodies[1], self.layers, self.rows, **options)
 
-    def _pairs(
-        self, target: list[Part | Tensor], source: list[Part | Tensor]
-    ) -> Iterator[tuple[Part | Tensor, Part | Tensor]]:
+    def _pairs(self, target: list[Reading], source: list[Reading]) -> Iterator[tuple[Reading, Reading]]:
         for layer, t, s in zip(self.layers, target, source, strict=True):
-            ours, theirs = _shape(t), _shape(s)
-            if ours != theirs:
+            if t.shape != s.shape:
                 raise GtaError(
-                    f"layer {layer}: the target's rows are {ours} (images, heads, patches), the source's "
-                    f"{theirs}. Build both with the same heads and image size."
+                    f"layer {layer}: the target's rows are {t.shape} (images, heads, patches), the source's "
+                    f"{s.shape}. Build both with the same heads and image size."
                 )
             yield t, s
 
-    def _distances(self, target: Part | Tensor, source: Part | Tensor) -> Tensor:
+    def _distances(self, target: Reading, source: Reading) -> Tensor:
         if self.rows == "patches" and self._distance is DISTANCES["l2"]:
             squared = _squared(target, source)
-            return squared if self.reduction == "mean" else squared * _shape(target)[-1]
-        return self._distance(_rows(target), _rows(source), self.reduction)
+            return squared if self.reduction == "mean" else squared * target.shape[-1]
+        return self._distance(target.rows(), source.rows(), self.reduction)
 
-    def _check_gradient(self, target: list[Part | Tensor]) -> None:
+    def _check_gradient(self, target: list[Reading]) -> None:
         if not torch.is_grad_enabled():
             return
         body: Anatomy = self._bodies[0]
-        for layer, part in zip(self.layers, target, strict=True):
-            has_gradient = part.q.requires_grad or part.k.requires_grad if isinstance(part, Part) else part.requires_grad
+        for layer, reading in zip(self.layers, target, strict=True):
             before = body.depth if self.rows == "pool" else layer
-            if not has_gradient and any(p.requires_grad for p in parameters_before_row(self.model, body, before)):
+            if not reading.has_gradient and any(
+                p.requires_grad for p in parameters_before_row(self.model, body, before)
+            ):
                 raise GtaError(
                     f"the attention row of layer {layer} carries no gradient although parameters before it are "
                     "trained, so the guide would do nothing. Reentrant gradient checkpointing does this: use "
@@ -251,22 +251,11 @@ class Guided(nn.Module):
         return f"weight={self.weight}, layers={self.layers}, reduction={self.reduction!r}, rows={self.rows!r}"
 
 
-def _rows(part: Part | Tensor) -> Tensor:
-    return part.rows() if isinstance(part, Part) else part
-
-
-def _shape(part: Part | Tensor) -> tuple[int, ...]:
-    """Of the rows: (B, H, N), or (B, H, Q, N) of several queries."""
-    if isinstance(part, Tensor):
-        return tuple(part.shape)
-    return tuple(part.q.shape[:-1]) + (part.k.shape[-2],) if part.q.shape[-2] > 1 else tuple(part.k.shape[:-1])
-
-
-def _squared(target: Part | Tensor, source: Part | Tensor) -> Tensor:
+def _squared(target: Reading, source: Reading) -> Tensor:
     """Squared difference, (B, H), mean over queries and patches."""
-    if isinstance(target, Part) and isinstance(source, Part) and target.q.shape[-2] > 1:
+    if isinstance(target, Factors) and isinstance(source, Factors) and len(target.shape) == 4:
         return squared_difference(target, source)
-    return (_rows(target) - _rows(source)).square().flatten(2).mean(-1)
+    return (target.rows() - source.rows()).square().flatten(2).mean(-1)
 
 
 @contextmanager

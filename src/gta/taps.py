@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from gta.anatomy import Anatomy, anatomy, is_compiled, unwrapped
 from gta.errors import GtaError
 
-__all__ = ["Anatomy", "Part", "RowTap", "anatomy", "captured", "read_rows", "resolve_layers", "unwrapped"]
+__all__ = ["Anatomy", "Factors", "Reading", "RowTap", "anatomy", "captured", "read_rows", "resolve_layers", "unwrapped"]
 
 Queries = Literal["cls", "patches", "pool"]
 
@@ -55,8 +55,8 @@ def resolve_layers(layers: str | int | Sequence[int], depth: int) -> tuple[int, 
     return tuple(sorted({index % depth for index in indices}))
 
 
-class Part(NamedTuple):
-    """What is kept of one attention call.
+class Factors(NamedTuple):
+    """Rows not yet multiplied out.
 
     Attributes:
         q: (B, H, Q, d), the queries whose rows are wanted, in the model's dtype.
@@ -70,20 +70,50 @@ class Part(NamedTuple):
     scale: float
     bias: Tensor | None
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Scaled q and k in float32; their product is `rows()` less the bias."""
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the rows: (B, H, N), or (B, H, Q, N) of several queries."""
+        batch, heads, queries, _ = self.q.shape
+        return (batch, heads, self.k.shape[2]) if queries == 1 else (batch, heads, queries, self.k.shape[2])
+
+    @property
+    def has_gradient(self) -> bool:
+        return self.q.requires_grad or self.k.requires_grad
+
+    def scaled(self) -> tuple[Tensor, Tensor]:
+        """q·scale and k in float32; their product is `rows()` less the bias."""
         with torch.autocast(self.q.device.type, enabled=False):
             return self.q.float() * self.scale, self.k.float()
 
     def rows(self) -> Tensor:
-        """Scaled logits in float32: (B, H, N), or (B, H, Q, N) of several queries."""
-        q, k = self.factors()
+        """Scaled logits, float32."""
+        q, k = self.scaled()
         # float32 also under autocast: the difference of two close rows would drown in bf16's three digits
         with torch.autocast(q.device.type, enabled=False):
             rows = q @ k.transpose(-2, -1)
             if self.bias is not None:
                 rows = rows + self.bias.float()
         return rows.squeeze(-2)
+
+
+class Finished(NamedTuple):
+    """Rows (B, H, N) float32, of one query."""
+
+    product: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.product.shape)
+
+    @property
+    def has_gradient(self) -> bool:
+        return self.product.requires_grad
+
+    def rows(self) -> Tensor:
+        return self.product
+
+
+Reading = Factors | Finished
 
 
 class _Enough(BaseException):
@@ -95,11 +125,12 @@ class RowTap(TorchFunctionMode):
 
     Attributes:
         calls: calls of self-attention seen.
-        read: one `Part` per chosen layer, in the order of the calls; of `queries="cls"` and "pool" without
-            autograd, and inside `torch.compile`, the finished rows (B, H, N) instead.
+        read: one reading per chosen layer, in the order of the calls.
     """
 
-    def __init__(self, layers: Sequence[int], first_key: int, stop: bool = False, queries: Queries = "cls") -> None:
+    def __init__(
+        self, layers: Sequence[int], first_key: int, stop: bool = False, queries: Queries = "cls", hide: bool = False
+    ) -> None:
         """
         Args:
             layers: ascending indices of the layers to read; of no meaning for "pool".
@@ -107,20 +138,22 @@ class RowTap(TorchFunctionMode):
             stop: leave the forward pass (raising `_Enough`) once the last chosen layer is read.
             queries: "cls" for the first token's row, "patches" for the rows of all tokens from `first_key` on,
                 "pool" for the row of an attention-pooling head.
+            hide: do not let the taps entered before this one see the attention calls: they wait for the target's.
         """
         super().__init__()
         self._layers = frozenset(layers)
         self._last = max(layers)
         self.first_key = first_key
-        self._queries = queries
+        self.queries = queries
+        self._hide = hide
         self._batch: int | None = None  # of the nn.MultiheadAttention that runs just now
         self.stop = stop
-        self.read: list[Part | Tensor] = []
+        self.read: list[Reading] = []
         self.calls = 0
 
     def rows(self) -> list[Tensor]:
         """After the forward pass, one (B, H, N) or (B, H, Q, N) float32 tensor per chosen layer, in layer order."""
-        return [part.rows() if isinstance(part, Part) else part for part in self.read]
+        return [reading.rows() for reading in self.read]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -134,8 +167,11 @@ class RowTap(TorchFunctionMode):
                 out = _multi_head_attention_forward(*args, **kwargs)
             self._batch = None
             return out
-        elif func is F.softmax and self._queries == "pool" and self._batch is not None:
+        elif func is F.softmax and self.queries == "pool" and self._batch is not None:
             self._unfused_pool(args[0], self._batch)
+        if func is F.scaled_dot_product_attention and self._hide and not torch.compiler.is_compiling():
+            with torch._C.DisableTorchFunction():
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _attention(
@@ -150,12 +186,12 @@ class RowTap(TorchFunctionMode):
         **unused: Any,
     ) -> None:
         if query.shape[-2] != key.shape[-2]:  # an attention-pooling head, not a layer
-            if self._queries == "pool":
-                self._keep(Part(query, key[:, :, self.first_key :], _scale(query, scale), None))
+            if self.queries == "pool":
+                self._keep(Factors(query, key[:, :, self.first_key :], _scale(query, scale), None))
             return
         layer = self.calls
         self.calls += 1
-        if self._queries == "pool" or layer not in self._layers:
+        if self.queries == "pool" or layer not in self._layers:
             return
         if query.ndim != 4:
             raise GtaError(
@@ -168,29 +204,29 @@ class RowTap(TorchFunctionMode):
                 "logits that are partly thrown away cannot be guided. Use a model without a mask or bias of that kind."
             )
         start = self.first_key
-        which = slice(0, 1) if self._queries == "cls" else slice(start, None)
+        which = slice(0, 1) if self.queries == "cls" else slice(start, None)
         bias = None
         if attn_mask is not None:
             tokens = query.shape[-2]
             bias = attn_mask.expand(*attn_mask.shape[:-2], tokens, tokens)[..., which, start:]
         if key.shape[1] != query.shape[1]:  # grouped queries share a key
             key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        self._keep(Part(query[:, :, which], key[:, :, start:], _scale(query, scale), bias))
+        self._keep(Factors(query[:, :, which], key[:, :, start:], _scale(query, scale), bias))
         if self.stop and layer == self._last:
             raise _Enough
 
-    def _keep(self, part: Part) -> None:
+    def _keep(self, factors: Factors) -> None:
         # Without autograd nothing else keeps q and k alive, so only the row is kept; torch.compile fuses the
         # product. Otherwise it waits for the end of the forward pass: made here, inside a checkpointed block, it
         # would save tensors that the block's recomputation (which nobody taps) does not save.
-        at_once = self._queries != "patches" and (not torch.is_grad_enabled() or torch.compiler.is_compiling())
-        self.read.append(part.rows() if at_once else part)
+        at_once = self.queries != "patches" and (not torch.is_grad_enabled() or torch.compiler.is_compiling())
+        self.read.append(Finished(factors.rows()) if at_once else factors)
 
     def _unfused_pool(self, logits: Tensor, batch: int) -> None:
         """nn.MultiheadAttention that was asked for its weights: logits (B·H, Q, N) on their way to softmax."""
         if logits.ndim == 3 and logits.shape[-2] != logits.shape[-1]:
             rows = logits[..., self.first_key :].float()
-            self.read.append(rows.unflatten(0, (batch, -1)).squeeze(-2))
+            self.read.append(Finished(rows.unflatten(0, (batch, -1)).squeeze(-2)))
 
 
 def _scale(query: Tensor, scale: float | None) -> float:
@@ -225,7 +261,7 @@ def read_rows(
     layers: Sequence[int],
     queries: Queries = "cls",
     **options: Any,
-) -> list[Part | Tensor]:
+) -> list[Reading]:
     """The rows of `layers` (ascending), without autograd; runs the model no further than the last of them.
 
     Args:
@@ -237,10 +273,10 @@ def read_rows(
         options: keywords for the model's forward.
 
     Returns:
-        Per layer a (B, H, N) float32 tensor, or a `Part` of `queries="patches"`.
+        One reading per layer.
     """
     compiled = torch.compiler.is_compiling() or is_compiled(model)  # a compiled pass cannot be left half-way
-    tap = RowTap(layers, body.prefix_tokens, not compiled and queries != "pool", queries)
+    tap = RowTap(layers, body.prefix_tokens, not compiled and queries != "pool", queries, hide=True)
     if tap.stop:
         _check_fused(body, layers)
     try:
@@ -251,24 +287,33 @@ def read_rows(
     return captured(tap, body, layers, images)
 
 
-def captured(tap: RowTap, body: Anatomy, layers: Sequence[int], images: Tensor) -> list[Part | Tensor]:
+def captured(tap: RowTap, body: Anatomy, layers: Sequence[int], images: Tensor) -> list[Reading]:
     """What the tap read; GtaError unless there is one row of every layer, over all the patches, for every image."""
     if tap.read and not tap.stop and tap.calls != body.depth:
         raise GtaError(
             f"{body.name} made {tap.calls} calls of scaled_dot_product_attention in its {body.depth} "
             "layers, so the rows cannot be told apart: every layer must use fused attention, once."
         )
+    if tap.queries == "pool" and len(tap.read) != 1:
+        raise GtaError(
+            f"{body.name} has no attention-pooling head with one query (one call expected, {len(tap.read)} seen), so "
+            'rows="pool" has nothing to guide: use rows="cls" or rows="patches".'
+        )
     if len(tap.read) != len(layers):
         _check_fused(body, layers)
+        if not tap.calls and _is_fused(body.attentions[0]):
+            raise GtaError(
+                f"read 0 attention rows of {body.name}, whose attention is fused: gradient checkpointing inside "
+                "torch.compile hides it. Use one of the two; compiling alone saves memory too."
+            )
         raise GtaError(
             f"read {len(tap.read)} attention rows of {body.name} where {len(layers)} layers are guided "
             f"({tap.calls} calls of scaled_dot_product_attention seen): its {type(body.attentions[0]).__name__} is "
             "linear attention or a custom kernel, whose q and k cannot be read. Use a model with softmax attention."
         )
     patches = body.patches(images)
-    for layer, part in zip(layers, tap.read, strict=True):
-        keys = part.k.shape[2] if isinstance(part, Part) else part.shape[-1]
-        batch = (part.q if isinstance(part, Part) else part).shape[0]
+    for layer, reading in zip(layers, tap.read, strict=True):
+        batch, keys = reading.shape[0], reading.shape[-1]
         wanted = None if patches is None else patches[0] * patches[1] + body.prefix_tokens - tap.first_key
         if batch != images.shape[0] or (wanted is not None and keys != wanted):
             raise GtaError(
@@ -285,3 +330,9 @@ def _check_fused(body: Anatomy, layers: Sequence[int]) -> None:
                 f"read 0 attention rows of layer {layer} of {body.name}: it does not use fused attention. Set "
                 "`fused_attn = True` on its attention layers, or unset TIMM_FUSED_ATTN=0."
             )
+
+
+def _is_fused(attention: nn.Module) -> bool:
+    """Whether the module is known to call scaled_dot_product_attention: of timm, torchvision or transformers."""
+    known = isinstance(attention, nn.MultiheadAttention) or hasattr(attention, "fused_attn")
+    return known or any(hasattr(module, "config") for module in attention.modules())

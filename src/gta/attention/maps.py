@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gta.anatomy import anatomy
 from gta.errors import GtaError
 from gta.guidance import evaluating
-from gta.taps import Part, RowTap, captured
+from gta.taps import RowTap, captured
 
 
 def logits_and_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -22,12 +22,14 @@ def logits_and_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tens
         Its logits, and per layer the scaled logits of the [cls] query over *all* tokens, (B, H, P + N) float32.
     """
     body = anatomy(model)
+    if not body.has_cls:
+        raise GtaError(f"{body.name} has no [cls] token, so there is no [cls] attention to measure or draw.")
     body.check(images)
     tap = RowTap(range(body.depth), first_key=0)
     with evaluating(model), torch.no_grad(), tap:
         output = model(images)
-    rows = captured(tap, body, range(body.depth), images)
-    return getattr(output, "logits", output), [r.rows() if isinstance(r, Part) else r for r in rows]
+    rows = [reading.rows() for reading in captured(tap, body, range(body.depth), images)]
+    return getattr(output, "logits", output), rows
 
 
 def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
