@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForImageClassification, Dinov2Config, Dinov2Model
 
 from gta.training.options import TrainOptions
 
@@ -19,6 +22,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 def load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -35,6 +39,23 @@ def test_plain_pytorch_learns(photos, source_file, tmp_path, monkeypatch):
     )
     assert top1 > 50  # chance is 33
     assert (tmp_path / "model.pth").is_file()
+
+
+@pytest.mark.parametrize("name", ["lightning_callback", "accelerate_loop", "timm_script"])
+def test_examples_of_other_loops_learn(name, photos, source_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    top1 = load(ROOT / "examples" / f"{name}.py").main(str(source_file), str(photos), image_size=40, epochs=12, lr=1e-3)
+    assert top1 > 50  # chance is 33
+
+
+def test_transformers_trainer_learns(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    torch.manual_seed(0)
+    Dinov2Model(Dinov2Config(**shape, image_size=40, patch_size=8)).save_pretrained("pretrained")
+    example = load(ROOT / "examples" / "transformers_trainer.py").main
+    assert example("pretrained", str(photos), epochs=25, lr=1e-3) > 50
+    assert type(AutoModelForImageClassification.from_pretrained("model")).__name__ == "Dinov2ForImageClassification"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)

@@ -383,10 +383,19 @@ def test_no_gradient_is_asked_for_without_autograd(pair, images):
     assert penalty > 0
 
 
-def test_additive_attention_masks_are_refused():
+@pytest.mark.parametrize("mask", [{"attn_mask": torch.ones(5, 5, dtype=torch.bool)}, {"is_causal": True}])
+def test_masked_attention_is_refused(mask):
     q = torch.randn(1, 2, 5, 4)
     with pytest.raises(gta.GtaError, match="mask or bias"), RowTap([0], 1):
-        F.scaled_dot_product_attention(q, q, q, attn_mask=torch.zeros(5, 5))
+        F.scaled_dot_product_attention(q, q, q, **mask)
+
+
+def test_a_position_bias_is_part_of_the_row():
+    q, bias = torch.randn(3, 2, 5, 4), torch.randn(1, 2, 5, 5)
+    tap = RowTap([0], 1)
+    with tap:
+        F.scaled_dot_product_attention(q, q, q, attn_mask=bias)
+    torch.testing.assert_close(tap.rows()[0], (q @ q.mT / 2 + bias)[:, :, 0, 1:])
 
 
 def test_attention_pooling_is_no_layer():

@@ -20,22 +20,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from gta.anatomy import Anatomy, anatomy, parameters_before_row
 from gta.distances import DISTANCES, Distance, Reduction
 from gta.errors import GtaError
-from gta.taps import (
-    RowTap,
-    anatomy,
-    captured_rows,
-    check_images,
-    parameters_before_row,
-    read_rows,
-    resolve_layers,
-)
+from gta.full_maps import squared_difference
+from gta.taps import Factors, Queries, Reading, RowTap, captured, read_rows, resolve_layers
+
+T = TypeVar("T")
 
 
 def guide(
@@ -45,16 +41,21 @@ def guide(
     layers: str | int | Sequence[int] = "all",
     distance: str | Distance = "l2",
     reduction: Reduction = "mean",
+    rows: Queries = "cls",
 ) -> Guided:
     """Guide `model` by the attention of `source`.
 
     Args:
-        model: the target, a ViT with a [cls] token; used as it is, not copied.
+        model: the target: a ViT of timm, transformers or torchvision, or a module with one such inside. Used as
+            it is, neither copied nor changed; it may be compiled, wrapped for several processes, or in part frozen.
         source: the frozen source of the same depth, heads and token grid; set to eval and frozen.
         weight: λ ≥ 0. The paper tries 0.1, 1, 10 and 100.
         layers: "all", "last", or layer indices (negative ones count from the end).
         distance: a name in `gta.distances.DISTANCES`, or a function of that shape.
-        reduction: over patch tokens, "mean" or "sum"; images, layers and heads are always averaged.
+        reduction: over patch tokens, "mean" or "sum"; images, layers, heads and queries are always averaged.
+        rows: whose attention is guided. "cls": the [cls] token's, as in the paper. "patches": every patch's,
+            for models without [cls] (with "l2" no N×N map is built). "pool": the query of an attention-pooling
+            head, one layer behind all others (SigLIP).
 
     Returns:
         A module that maps images to (logits, penalty).
@@ -62,7 +63,7 @@ def guide(
     Raises:
         GtaError: the models do not match, have no [cls] token, or an option is out of range.
     """
-    return Guided(model, source, weight, layers, distance, reduction)
+    return Guided(model, source, weight, layers, distance, reduction, rows)
 
 
 class Guided(nn.Module):
@@ -74,6 +75,7 @@ class Guided(nn.Module):
             `state_dict()`, but follows `.to(device)`.
         weight: λ; may be changed between steps.
         layers: the guided layers, ascending, non-negative.
+        rows: "cls", "patches" or "pool".
     """
 
     model: nn.Module
@@ -86,10 +88,13 @@ class Guided(nn.Module):
         layers: str | int | Sequence[int],
         distance: str | Distance,
         reduction: Reduction,
+        rows: Queries = "cls",
     ) -> None:
         super().__init__()
         if model is source:
             raise GtaError("model and source are the same object: the source must be a frozen copy of its own.")
+        if rows not in ("cls", "patches", "pool"):
+            raise GtaError(f'rows={rows!r} is not known: use "cls", "patches" or "pool".')
         target_is, source_is = anatomy(model), anatomy(source)
         for what in ("depth", "heads", "grid"):
             ours, theirs = getattr(target_is, what), getattr(source_is, what)
@@ -97,6 +102,12 @@ class Guided(nn.Module):
                 raise GtaError(
                     f"target and source differ in {what}: {ours} against {theirs}. Their attention rows can only "
                     "be compared one to one; build both from the same architecture and image size."
+                )
+        for body in (target_is, source_is):
+            if rows == "cls" and not body.has_cls:
+                raise GtaError(
+                    f"{body.name} has no [cls] token, so there is no [cls] attention to guide. Use a model with one "
+                    '(timm: class_token=True; global_pool="avg" may stay), or rows="patches".'
                 )
         if not (isinstance(weight, (int, float)) and math.isfinite(weight) and weight >= 0):
             raise GtaError(f"weight={weight!r} is no λ: write a finite number ≥ 0, such as 10.")
@@ -106,89 +117,130 @@ class Guided(nn.Module):
             raise GtaError(f'reduction={reduction!r} is not known: use "mean" or "sum".')
         self.model = model
         self.weight = float(weight)
-        self.layers = resolve_layers(layers, target_is.depth)
+        self.layers = resolve_layers(layers, 1 if rows == "pool" else target_is.depth)
         self.reduction: Reduction = reduction
+        self.rows: Queries = rows
         self._distance = DISTANCES[distance] if isinstance(distance, str) else distance
-        self._first_patch = (target_is.prefix_tokens, source_is.prefix_tokens)
-        self._hidden_source = (source.requires_grad_(False).eval(),)  # in a tuple, so no submodule
+        self._bodies = (target_is, source_is)
+        self._hidden_source: tuple[nn.Module, ...] = (
+            source.requires_grad_(False).eval(),
+        )  # in a tuple, so no submodule
         self.training = model.training
 
     @property
     def source(self) -> nn.Module:
+        if not self._hidden_source:
+            raise GtaError("the guide was detached, so there is no source; make a new one with gta.guide.")
         return self._hidden_source[0]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Guided:
-        self.source._apply(fn, recurse)
+        for source in self._hidden_source:
+            source._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, **options: Any) -> tuple[Any, Tensor]:
         """Run target and, in training, source.
 
         Args:
             images: (B, C, height, width), already normalised for the model.
+            options: keywords for the forward of both models, such as `interpolate_pos_encoding=True`.
 
         Returns:
-            The model's logits, and the penalty as a float32 scalar. In eval mode (of the model) and at weight
-            0 the source is not run and the penalty is zero.
+            The model's logits (what it returns; the `logits` of a transformers output where it has them), and
+            the penalty as a float32 scalar. In eval mode (of the model), at weight 0 and after `detach()` the
+            source is not run and the penalty is zero.
 
         Raises:
             GtaError: images of a size the models cannot take; rows that were not captured, do not match, or
                 have lost their gradient.
         """
-        check_images(self.model, images)
-        if not self.model.training or self.weight == 0:
-            return self.model(images), torch.zeros((), device=images.device)
-        source_rows = self._source_rows(images)  # first: its workspace is free again before the target's fills up
-        tap = RowTap(self.layers, self._first_patch[0])
-        with tap:
-            logits = self.model(images)
-        rows = captured_rows(tap, self.model, self.layers)
-        self._check_gradient(rows)
-        per_layer = [self._distance(t, s, self.reduction).mean() for t, s in self._pairs(rows, source_rows)]
-        return logits, self.weight * torch.stack(per_layer).mean()
+        output, penalty = self.around(images, lambda: self.model(images, **options), **options)
+        return getattr(output, "logits", output), penalty
 
-    def measure(self, images: Tensor) -> Tensor:
+    def around(self, images: Tensor, run: Callable[[], T], **options: Any) -> tuple[T, Tensor]:
+        """The penalty of a forward pass of the target that somebody else makes; see `forward`.
+
+        Args:
+            images: those the target is going to see.
+            run: runs the target once on them.
+            options: keywords for the source's forward.
+
+        Returns:
+            What `run` returned, and the penalty.
+        """
+        self._bodies[0].check(images)
+        if not self.model.training or self.weight == 0 or not self._hidden_source:
+            return run(), torch.zeros((), device=images.device)
+        source = self._source_rows(images, options)  # first: its workspace is free again before the target's fills up
+        tap = RowTap(self.layers, self._bodies[0].prefix_tokens, queries=self.rows)
+        with tap:
+            output = run()
+        target = captured(tap, self._bodies[0], self.layers, images)
+        self._check_gradient(target)
+        per_layer = [self._distances(t, s).mean() for t, s in self._pairs(target, source)]
+        return output, self.weight * torch.stack(per_layer).mean()
+
+    def measure(self, images: Tensor, **options: Any) -> Tensor:
         """Squared row difference between target and source, for diagnosis.
 
         Both run in eval mode without autograd, whatever mode the target is in.
 
         Args:
             images: (B, C, height, width), already normalised.
+            options: keywords for the forward of both models.
 
         Returns:
-            (guided layers, heads) float32: mean over images and patch tokens of (t − s)².
+            (guided layers, heads) float32: mean over images, queries and patch tokens of (t − s)².
         """
-        check_images(self.model, images)
-        tap = RowTap(self.layers, self._first_patch[0])
+        self._bodies[0].check(images)
+        tap = RowTap(self.layers, self._bodies[0].prefix_tokens, queries=self.rows)
         with evaluating(self.model), torch.no_grad(), tap:
-            self.model(images)
-        target = captured_rows(tap, self.model, self.layers)
-        pairs = self._pairs(target, self._source_rows(images))
-        return torch.stack([(t - s).square().mean((0, 2)) for t, s in pairs])
+            self.model(images, **options)
+        target = captured(tap, self._bodies[0], self.layers, images)
+        return torch.stack([_squared(t, s).mean(0) for t, s in self._pairs(target, self._source_rows(images, options))])
 
-    def _source_rows(self, images: Tensor) -> list[Tensor]:
+    def detach(self) -> nn.Module:
+        """Let go of the source: from now on `guided(images)` gives (logits, 0). The model is as it always was.
+
+        Returns:
+            The model.
+        """
+        self._hidden_source = ()
+        return self.model
+
+    def _source_rows(self, images: Tensor, options: dict[str, Any]) -> list[Reading]:
         if self.source.training:  # somebody called train() on it
             self.source.eval()
         ours, theirs = next(self.model.parameters()), next(self.source.parameters())
         if ours.device != theirs.device or ours.dtype != theirs.dtype:  # the model was moved without its guide
             self.source.to(ours.device, ours.dtype)
-        check_images(self.source, images)
-        return read_rows(self.source, images, self.layers, self._first_patch[1])
+        self._bodies[1].check(images)
+        return read_rows(self.source, images, self._bodies[1], self.layers, self.rows, **options)
 
-    def _pairs(self, target: list[Tensor], source: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _pairs(self, target: list[Reading], source: list[Reading]) -> Iterator[tuple[Reading, Reading]]:
         for layer, t, s in zip(self.layers, target, source, strict=True):
             if t.shape != s.shape:
                 raise GtaError(
-                    f"layer {layer}: the target's rows are {tuple(t.shape)} (images, heads, patches), the source's "
-                    f"{tuple(s.shape)}. Build both with the same heads and image size."
+                    f"layer {layer}: the target's rows are {t.shape} (images, heads, patches), the source's "
+                    f"{s.shape}. Build both with the same heads and image size."
                 )
             yield t, s
 
-    def _check_gradient(self, rows: list[Tensor]) -> None:
+    def _distances(self, target: Reading, source: Reading) -> Tensor:
+        if self.rows == "patches" and self._distance is DISTANCES["l2"]:
+            squared = _squared(target, source)
+            return squared if self.reduction == "mean" else squared * target.shape[-1]
+        return self._distance(target.rows(), source.rows(), self.reduction)
+
+    def _check_gradient(self, target: list[Reading]) -> None:
         if not torch.is_grad_enabled():
             return
-        for layer, row in zip(self.layers, rows, strict=True):
-            if not row.requires_grad and any(p.requires_grad for p in parameters_before_row(self.model, layer)):
+        body: Anatomy = self._bodies[0]
+        for layer, reading in zip(self.layers, target, strict=True):
+            before = body.depth if self.rows == "pool" else layer
+            if not reading.has_gradient and any(
+                p.requires_grad for p in parameters_before_row(self.model, body, before)
+            ):
                 raise GtaError(
                     f"the attention row of layer {layer} carries no gradient although parameters before it are "
                     "trained, so the guide would do nothing. Reentrant gradient checkpointing does this: use "
@@ -196,7 +248,14 @@ class Guided(nn.Module):
                 )
 
     def extra_repr(self) -> str:
-        return f"weight={self.weight}, layers={self.layers}, reduction={self.reduction!r}"
+        return f"weight={self.weight}, layers={self.layers}, reduction={self.reduction!r}, rows={self.rows!r}"
+
+
+def _squared(target: Reading, source: Reading) -> Tensor:
+    """Squared difference, (B, H), mean over queries and patches."""
+    if isinstance(target, Factors) and isinstance(source, Factors) and len(target.shape) == 4:
+        return squared_difference(target, source)
+    return (target.rows() - source.rows()).square().flatten(2).mean(-1)
 
 
 @contextmanager

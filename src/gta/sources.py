@@ -1,9 +1,9 @@
 """Load the frozen source model from a hub name or a checkpoint file, and say what was found.
 
-A source spec is `timm:NAME` (weights from timm's hub), `gta:butterflies` (the small one inside this package, for the
-demo and for tests) or the path of a `.safetensors`, `.pth` or `.pt` file
-holding a plain ViT in timm's or the DINO/DeiT/DINOv2 authors' layout. The architecture comes from the file's
-metadata (`architecture`, and `model_args` as JSON) or from its tensor shapes.
+A source spec is `timm:NAME` (weights from timm's hub), `hf:NAME` or a folder (transformers), `gta:butterflies` (the
+small one inside this package, for the demo and for tests) or the path of a `.safetensors`, `.pth` or `.pt` file holding
+a plain ViT in timm's or the DINO/DeiT/DINOv2 authors' layout. The architecture comes from the file's metadata
+(`architecture`, and `model_args` as JSON) or from its tensor shapes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gta import huggingface
 from gta.errors import GtaError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -69,13 +70,14 @@ def load_source(spec: str | Path, image_size: int | None = None, *, heads: int |
     """Load a source: frozen, in eval mode, without classifier, its `SourceInfo` at `.info`.
 
     Args:
-        spec: `timm:NAME`, `gta:butterflies` or a checkpoint file.
+        spec: `timm:NAME`, `hf:NAME`, a folder written by transformers' `save_pretrained`, `gta:butterflies`, or a
+            checkpoint file.
         image_size: side of the images in px; position embeddings are resampled to it (bicubic, antialiased).
             None keeps the size the weights were trained at.
         heads: attention heads, where they are not width / 64 and the file does not say.
 
     Returns:
-        A timm ViT in float32.
+        A ViT of timm in float32; of transformers where the spec says so.
 
     Raises:
         GtaError: nothing there, not loadable without running code, not a plain ViT, less than 95 % of the
@@ -84,6 +86,8 @@ def load_source(spec: str | Path, image_size: int | None = None, *, heads: int |
     spec = str(spec)
     if image_size is not None and image_size < 1:
         raise GtaError(f"image_size={image_size} is not a size in px: write a positive number.")
+    if spec.startswith("hf:") or huggingface.is_folder(spec):
+        return huggingface.load(spec, image_size).requires_grad_(False).eval()
     if spec.startswith("timm:"):
         source = _from_hub(spec, image_size)
     else:
@@ -95,9 +99,12 @@ def new_target(source: nn.Module, num_classes: int) -> nn.Module:
     """A trainable copy of a source from `load_source`, with a fresh classifier (from torch's global RNG).
 
     Returns:
-        A plain timm model in train mode; its `.pretrained_cfg` carries the source's mean and std.
+        A plain timm model in train mode, its `.pretrained_cfg` carrying the source's mean and std; of a source from
+        transformers, its image classifier.
     """
     info = source_info(source)
+    if hasattr(source, "config"):
+        return huggingface.new_target(source, num_classes)
     target = build(info.architecture, {**info.model_args, "num_classes": num_classes})
     weights = {k: v for k, v in source.state_dict().items() if not k.startswith(_HEADS)}
     left = target.load_state_dict(weights, strict=False)

@@ -1,106 +1,31 @@
-"""Read the [cls] attention row of every layer of a ViT while its attention stays fused.
+"""Read the attention rows of every layer of a ViT while its attention stays fused.
 
 All plain ViTs hand their final q and k (after query/key normalisation and rotary embedding) to
 `torch.nn.functional.scaled_dot_product_attention`. A `RowTap` stands at that one call: it takes q of the
 [cls] token and k of the patches, makes one (B,H,1,d)x(B,H,d,N) product, and lets the fused kernel go on. No
 N×N map is built and no layer of the model is replaced.
 
-Rows are the *scaled pre-softmax logits* q·kᵀ·scale, (B, H, N) float32 per layer, prefix tokens ([cls],
-distillation, registers) left out unless asked for.
+Rows are the *scaled pre-softmax logits* q·kᵀ·scale (plus the layer's position bias where it has one),
+(B, H, N) float32 per layer, prefix tokens ([cls], distillation, registers) left out unless asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
+from types import FunctionType
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gta.anatomy import Anatomy, anatomy, is_compiled, unwrapped
 from gta.errors import GtaError
 
+__all__ = ["Anatomy", "Factors", "Reading", "RowTap", "anatomy", "captured", "read_rows", "resolve_layers", "unwrapped"]
 
-@dataclass(frozen=True)
-class Anatomy:
-    """What must be known of a ViT before its rows can be read.
-
-    Attributes:
-        depth: number of attention layers.
-        heads: attention heads per layer.
-        prefix_tokens: tokens in front of the patches: [cls], distillation, registers.
-        grid: patches (down, across), or None where the model takes images of any size.
-    """
-
-    depth: int
-    heads: int
-    prefix_tokens: int
-    grid: tuple[int, int] | None
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`'s and DistributedDataParallel's wrappers."""
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel):
-            inner = model.module
-        if inner is None:
-            return model
-        model = inner
-
-
-def anatomy(model: nn.Module) -> Anatomy:
-    """Describe a timm ViT without running it.
-
-    Raises:
-        GtaError: the model is no plain ViT, or has no [cls] token to read a row of.
-    """
-    vit = unwrapped(model)
-    name = type(vit).__name__
-    blocks = getattr(vit, "blocks", None)
-    heads = [getattr(getattr(block, "attn", None), "num_heads", None) for block in blocks or ()]
-    if not heads or not all(isinstance(h, int) for h in heads) or not hasattr(vit, "patch_embed"):
-        raise GtaError(
-            f"{name} cannot be guided: it is no plain Vision Transformer (no `blocks` with `attn.num_heads` "
-            "behind a `patch_embed`). Use a ViT, DeiT, DINO or DINOv2 model of timm."
-        )
-    if len(set(heads)) != 1:
-        raise GtaError(f"{name} cannot be guided: its layers have different numbers of heads, {heads}.")
-    if getattr(vit, "cls_token", None) is None:
-        raise GtaError(
-            f"{name} has no [cls] token (cls_token is None), so there is no [cls] attention to guide. "
-            'Use a model with class_token=True (global_pool="avg" may stay).'
-        )
-    prefix = int(getattr(vit, "num_prefix_tokens", 1))
-    dynamic = bool(getattr(vit, "dynamic_img_size", False))
-    grid = None if dynamic else tuple(int(n) for n in vit.patch_embed.grid_size)  # type: ignore[union-attr]
-    return Anatomy(len(heads), int(heads[0]), prefix, grid)  # type: ignore[arg-type]
-
-
-def check_images(model: nn.Module, images: Tensor) -> None:
-    """Raise GtaError unless the model can take these images, (B, C, height, width)."""
-    vit: Any = unwrapped(model)
-    embed = vit.patch_embed
-    channels = embed.proj.weight.shape[1] if hasattr(embed, "proj") else 3
-    if images.ndim != 4 or images.shape[1] != channels:
-        raise GtaError(f"images have shape {tuple(images.shape)}; the model takes (batch, {channels}, height, width).")
-    height, width = images.shape[-2:]
-    if getattr(vit, "dynamic_img_size", False):
-        down, across = embed.patch_size
-        if not getattr(embed, "dynamic_img_pad", False) and (height % down or width % across):
-            raise GtaError(
-                f"images are {height}×{width} px; the model takes sides that are multiples of its "
-                f"{down}×{across} px patches."
-            )
-    elif getattr(embed, "img_size", None) is not None and (height, width) != tuple(embed.img_size):
-        raise GtaError(
-            f"images are {height}×{width} px but the model is built for "
-            f"{embed.img_size[0]}×{embed.img_size[1]} px. Resize the images, or build the model with "
-            f"img_size=({height}, {width})."
-        )
+Queries = Literal["cls", "patches", "pool"]
 
 
 def resolve_layers(layers: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
@@ -130,35 +55,105 @@ def resolve_layers(layers: str | int | Sequence[int], depth: int) -> tuple[int, 
     return tuple(sorted({index % depth for index in indices}))
 
 
+class Factors(NamedTuple):
+    """Rows not yet multiplied out.
+
+    Attributes:
+        q: (B, H, Q, d), the queries whose rows are wanted, in the model's dtype.
+        k: (B, H, N, d), the keys they are compared with.
+        scale: of the logits.
+        bias: what the layer adds to its logits, (…, Q, N), or None.
+    """
+
+    q: Tensor
+    k: Tensor
+    scale: float
+    bias: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the rows: (B, H, N), or (B, H, Q, N) of several queries."""
+        batch, heads, queries, _ = self.q.shape
+        return (batch, heads, self.k.shape[2]) if queries == 1 else (batch, heads, queries, self.k.shape[2])
+
+    @property
+    def has_gradient(self) -> bool:
+        return self.q.requires_grad or self.k.requires_grad
+
+    def scaled(self) -> tuple[Tensor, Tensor]:
+        """q·scale and k in float32; their product is `rows()` less the bias."""
+        with torch.autocast(self.q.device.type, enabled=False):
+            return self.q.float() * self.scale, self.k.float()
+
+    def rows(self) -> Tensor:
+        """Scaled logits, float32."""
+        q, k = self.scaled()
+        # float32 also under autocast: the difference of two close rows would drown in bf16's three digits
+        with torch.autocast(q.device.type, enabled=False):
+            rows = q @ k.transpose(-2, -1)
+            if self.bias is not None:
+                rows = rows + self.bias.float()
+        return rows.squeeze(-2)
+
+
+class Finished(NamedTuple):
+    """Rows (B, H, N) float32, of one query."""
+
+    product: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.product.shape)
+
+    @property
+    def has_gradient(self) -> bool:
+        return self.product.requires_grad
+
+    def rows(self) -> Tensor:
+        return self.product
+
+
+Reading = Factors | Finished
+
+
 class _Enough(BaseException):
     """Raised inside a forward pass that has given all the rows it was run for."""
 
 
 class RowTap(TorchFunctionMode):
-    """While entered, collects the [cls] rows of the chosen layers from a model's forward pass.
+    """While entered, collects the rows of the chosen layers from a model's forward pass.
 
     Attributes:
-        calls: attention calls seen.
+        calls: calls of self-attention seen.
+        read: one reading per chosen layer, in the order of the calls.
     """
 
-    def __init__(self, layers: Sequence[int], first_key: int, stop: bool = False) -> None:
+    def __init__(
+        self, layers: Sequence[int], first_key: int, stop: bool = False, queries: Queries = "cls", hide: bool = False
+    ) -> None:
         """
         Args:
-            layers: ascending indices of the layers to read.
+            layers: ascending indices of the layers to read; of no meaning for "pool".
             first_key: first key column kept: the number of prefix tokens, or 0 to keep those too.
             stop: leave the forward pass (raising `_Enough`) once the last chosen layer is read.
+            queries: "cls" for the first token's row, "patches" for the rows of all tokens from `first_key` on,
+                "pool" for the row of an attention-pooling head.
+            hide: do not let the taps entered before this one see the attention calls: they wait for the target's.
         """
         super().__init__()
         self._layers = frozenset(layers)
         self._last = max(layers)
-        self._first_key = first_key
+        self.first_key = first_key
+        self.queries = queries
+        self._hide = hide
+        self._batch: int | None = None  # of the nn.MultiheadAttention that runs just now
         self.stop = stop
-        self._read: list[Callable[[], Tensor]] = []
+        self.read: list[Reading] = []
         self.calls = 0
 
     def rows(self) -> list[Tensor]:
-        """After the forward pass, one (B, H, N) float32 tensor per chosen layer, in layer order."""
-        return [read() for read in self._read]
+        """After the forward pass, one (B, H, N) or (B, H, Q, N) float32 tensor per chosen layer, in layer order."""
+        return [reading.rows() for reading in self.read]
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -166,6 +161,17 @@ class RowTap(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             self._attention(*args, **kwargs)
+        elif func is F.multi_head_attention_forward:
+            self._batch = args[0].shape[1]
+            with self:
+                out = _multi_head_attention_forward(*args, **kwargs)
+            self._batch = None
+            return out
+        elif func is F.softmax and self.queries == "pool" and self._batch is not None:
+            self._unfused_pool(args[0], self._batch)
+        if func is F.scaled_dot_product_attention and self._hide and not torch.compiler.is_compiling():
+            with torch._C.DisableTorchFunction():
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _attention(
@@ -179,85 +185,154 @@ class RowTap(TorchFunctionMode):
         scale: float | None = None,
         **unused: Any,
     ) -> None:
-        if query.shape[-2] != key.shape[-2]:
-            return  # an attention-pooling head, not a layer
+        if query.shape[-2] != key.shape[-2]:  # an attention-pooling head, not a layer
+            if self.queries == "pool":
+                self._keep(Factors(query, key[:, :, self.first_key :], _scale(query, scale), None))
+            return
         layer = self.calls
         self.calls += 1
-        if layer in self._layers:
-            if attn_mask is not None:
-                raise GtaError(
-                    f"layer {layer} adds a mask or bias of shape {tuple(attn_mask.shape)} to its attention "
-                    "logits; models with such a bias cannot be guided yet. Use one without."
-                )
-            read = partial(_row, query[:, :, :1], key[:, :, self._first_key :], scale)
-            if not torch.is_grad_enabled():
-                # nothing else keeps q and k alive, so only the row is kept
-                row = read()
-                self._read.append(lambda: row)
-            else:
-                # The product waits for the end of the forward pass: made here, inside a checkpointed block, it
-                # would save tensors that the block's recomputation (which nobody taps) does not save.
-                self._read.append(read)
+        if self.queries == "pool" or layer not in self._layers:
+            return
+        if query.ndim != 4:
+            raise GtaError(
+                f"layer {layer} folds heads or windows into the batch (its q is {tuple(query.shape)}, where (images, "
+                "heads, tokens, width) is needed), as SAM's encoder does; such attention cannot be guided."
+            )
+        if is_causal or (attn_mask is not None and attn_mask.dtype == torch.bool):
+            raise GtaError(
+                f"layer {layer} masks its attention ({'causal' if is_causal else tuple(attn_mask.shape)}): a row of "  # type: ignore[union-attr]
+                "logits that are partly thrown away cannot be guided. Use a model without a mask or bias of that kind."
+            )
+        start = self.first_key
+        which = slice(0, 1) if self.queries == "cls" else slice(start, None)
+        bias = None
+        if attn_mask is not None:
+            tokens = query.shape[-2]
+            bias = attn_mask.expand(*attn_mask.shape[:-2], tokens, tokens)[..., which, start:]
+        if key.shape[1] != query.shape[1]:  # grouped queries share a key
+            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        self._keep(Factors(query[:, :, which], key[:, :, start:], _scale(query, scale), bias))
         if self.stop and layer == self._last:
             raise _Enough
 
+    def _keep(self, factors: Factors) -> None:
+        # Without autograd nothing else keeps q and k alive, so only the row is kept; torch.compile fuses the
+        # product. Otherwise it waits for the end of the forward pass: made here, inside a checkpointed block, it
+        # would save tensors that the block's recomputation (which nobody taps) does not save.
+        at_once = self.queries != "patches" and (not torch.is_grad_enabled() or torch.compiler.is_compiling())
+        self.read.append(Finished(factors.rows()) if at_once else factors)
 
-def _row(cls: Tensor, keys: Tensor, scale: float | None) -> Tensor:
-    # float32 also under autocast: the difference of two close rows would drown in bf16's three digits
-    with torch.autocast(cls.device.type, enabled=False):
-        scaled = cls.float() * (cls.shape[-1] ** -0.5 if scale is None else scale)
-        return (scaled @ keys.float().transpose(-2, -1)).squeeze(-2)
+    def _unfused_pool(self, logits: Tensor, batch: int) -> None:
+        """nn.MultiheadAttention that was asked for its weights: logits (B·H, Q, N) on their way to softmax."""
+        if logits.ndim == 3 and logits.shape[-2] != logits.shape[-1]:
+            rows = logits[..., self.first_key :].float()
+            self.read.append(Finished(rows.unflatten(0, (batch, -1)).squeeze(-2)))
 
 
-def read_rows(model: nn.Module, images: Tensor, layers: Sequence[int], first_key: int) -> list[Tensor]:
+def _scale(query: Tensor, scale: float | None) -> float:
+    return query.shape[-1] ** -0.5 if scale is None else scale
+
+
+def _transparent() -> FunctionType:
+    """F.multi_head_attention_forward that function modes can see into.
+
+    Where a mode is entered, torch's own hands itself to the mode as one piece, again and again if it is called
+    inside. This is the same code, for which `has_torch_function` is always false.
+    """
+    original = F.multi_head_attention_forward
+    world = {k: v for k, v in vars(F).items() if k != "__name__"}  # or dynamo looks names up in torch's module
+    world["has_torch_function"] = _never
+    copy = FunctionType(original.__code__, world, original.__name__, original.__defaults__)
+    copy.__kwdefaults__ = original.__kwdefaults__
+    return copy
+
+
+def _never(_: Any) -> bool:
+    return False
+
+
+_multi_head_attention_forward = _transparent()
+
+
+def read_rows(
+    model: nn.Module,
+    images: Tensor,
+    body: Anatomy,
+    layers: Sequence[int],
+    queries: Queries = "cls",
+    **options: Any,
+) -> list[Reading]:
     """The rows of `layers` (ascending), without autograd; runs the model no further than the last of them.
 
     Args:
         model: a ViT; run in whatever mode (train or eval) it is in.
         images: (B, C, height, width).
+        body: its anatomy.
         layers: ascending layer indices.
-        first_key: first key column kept, see `RowTap`.
+        queries: see `RowTap`.
+        options: keywords for the model's forward.
 
     Returns:
-        One (B, H, N) float32 tensor per layer.
+        One reading per layer.
     """
-    tap = RowTap(layers, first_key, stop=True)
+    compiled = torch.compiler.is_compiling() or is_compiled(model)  # a compiled pass cannot be left half-way
+    tap = RowTap(layers, body.prefix_tokens, not compiled and queries != "pool", queries, hide=True)
+    if tap.stop:
+        _check_fused(body, layers)
     try:
         with torch.no_grad(), tap:
-            model(images)
+            model(images, **options)
     except _Enough:
         pass
-    return captured_rows(tap, model, layers)
+    return captured(tap, body, layers, images)
 
 
-def captured_rows(tap: RowTap, model: nn.Module, layers: Sequence[int]) -> list[Tensor]:
-    """The tap's rows; GtaError unless there is one of every layer and, after a whole pass, one call per layer."""
-    rows = tap.rows()
-    depth = anatomy(model).depth
-    if rows and not tap.stop and tap.calls != depth:
+def captured(tap: RowTap, body: Anatomy, layers: Sequence[int], images: Tensor) -> list[Reading]:
+    """What the tap read; GtaError unless there is one row of every layer, over all the patches, for every image."""
+    if tap.read and not tap.stop and tap.calls != body.depth:
         raise GtaError(
-            f"{type(unwrapped(model)).__name__} made {tap.calls} calls of scaled_dot_product_attention in its {depth} "
+            f"{body.name} made {tap.calls} calls of scaled_dot_product_attention in its {body.depth} "
             "layers, so the rows cannot be told apart: every layer must use fused attention, once."
         )
-    if len(rows) != len(layers):
+    if tap.queries == "pool" and len(tap.read) != 1:
         raise GtaError(
-            f"read {len(rows)} attention rows of {type(unwrapped(model)).__name__} where {len(layers)} layers "
-            f"are guided ({tap.calls} calls of scaled_dot_product_attention seen). The model must use fused "
-            "attention: set `fused_attn = True` on its attention layers, or unset TIMM_FUSED_ATTN=0."
+            f"{body.name} has no attention-pooling head with one query (one call expected, {len(tap.read)} seen), so "
+            'rows="pool" has nothing to guide: use rows="cls" or rows="patches".'
         )
-    return rows
+    if len(tap.read) != len(layers):
+        _check_fused(body, layers)
+        if not tap.calls and _is_fused(body.attentions[0]):
+            raise GtaError(
+                f"read 0 attention rows of {body.name}, whose attention is fused: gradient checkpointing inside "
+                "torch.compile hides it. Use one of the two; compiling alone saves memory too."
+            )
+        raise GtaError(
+            f"read {len(tap.read)} attention rows of {body.name} where {len(layers)} layers are guided "
+            f"({tap.calls} calls of scaled_dot_product_attention seen): its {type(body.attentions[0]).__name__} is "
+            "linear attention or a custom kernel, whose q and k cannot be read. Use a model with softmax attention."
+        )
+    patches = body.patches(images)
+    for layer, reading in zip(layers, tap.read, strict=True):
+        batch, keys = reading.shape[0], reading.shape[-1]
+        wanted = None if patches is None else patches[0] * patches[1] + body.prefix_tokens - tap.first_key
+        if batch != images.shape[0] or (wanted is not None and keys != wanted):
+            raise GtaError(
+                f"layer {layer} of {body.name} attends to {keys} tokens in {batch} groups, where {len(images)} images "
+                f"have {wanted} each: attention inside windows, or merged or dropped tokens, cannot be guided."
+            )
+    return tap.read
 
 
-def parameters_before_row(model: nn.Module, layer: int) -> Iterator[nn.Parameter]:
-    """The parameters a layer's row depends on: the stem, all blocks before, this block's norm, q and k."""
-    vit: Any = unwrapped(model)
-    for name, parameter in vit.named_parameters():
-        part, _, rest = name.partition(".")
-        if part == "blocks":
-            index, _, inner = rest.partition(".")
-            if int(index) < layer or (
-                int(index) == layer and inner.startswith(("norm1.", "attn.q", "attn.k", "attn.in_proj"))
-            ):
-                yield parameter
-        elif part in ("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed", "norm_pre"):
-            yield parameter
+def _check_fused(body: Anatomy, layers: Sequence[int]) -> None:
+    for layer, attention in enumerate(body.attentions[: max(layers) + 1]):
+        if getattr(attention, "fused_attn", True) is False:
+            raise GtaError(
+                f"read 0 attention rows of layer {layer} of {body.name}: it does not use fused attention. Set "
+                "`fused_attn = True` on its attention layers, or unset TIMM_FUSED_ATTN=0."
+            )
+
+
+def _is_fused(attention: nn.Module) -> bool:
+    """Whether the module is known to call scaled_dot_product_attention: of timm, torchvision or transformers."""
+    known = isinstance(attention, nn.MultiheadAttention) or hasattr(attention, "fused_attn")
+    return known or any(hasattr(module, "config") for module in attention.modules())

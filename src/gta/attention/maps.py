@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gta.anatomy import anatomy
+from gta.errors import GtaError
 from gta.guidance import evaluating
-from gta.taps import RowTap, anatomy, captured_rows, check_images
+from gta.taps import RowTap, captured
 
 
 def logits_and_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -19,18 +21,21 @@ def logits_and_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tens
     Returns:
         Its logits, and per layer the scaled logits of the [cls] query over *all* tokens, (B, H, P + N) float32.
     """
-    check_images(model, images)
-    layers = range(anatomy(model).depth)
-    tap = RowTap(layers, first_key=0)
+    body = anatomy(model)
+    if not body.has_cls:
+        raise GtaError(f"{body.name} has no [cls] token, so there is no [cls] attention to measure or draw.")
+    body.check(images)
+    tap = RowTap(range(body.depth), first_key=0)
     with evaluating(model), torch.no_grad(), tap:
-        logits = model(images)
-    return logits, captured_rows(tap, model, layers)
+        output = model(images)
+    rows = [reading.rows() for reading in captured(tap, body, range(body.depth), images)]
+    return getattr(output, "logits", output), rows
 
 
 def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
     """Patches (down, across) of these images."""
-    fixed = anatomy(model).grid
-    if fixed is not None:
-        return fixed
-    down, across = model.patch_embed.patch_size  # type: ignore[union-attr,misc]
-    return -(-images.shape[-2] // down), -(-images.shape[-1] // across)
+    body = anatomy(model)
+    grid = body.patches(images)
+    if grid is None:
+        raise GtaError(f"{body.name} does not say the size of its patches (patch_size), so no map can be drawn of it.")
+    return grid

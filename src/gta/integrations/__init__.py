@@ -1,0 +1,1 @@
+"""The guide inside other people's training loops, one file per loop."""

@@ -1,0 +1,115 @@
+"""The guide in a LightningModule of your own, as a callback.
+
+    trainer = lightning.Trainer(callbacks=[Guide(gta.load_source("timm:NAME"), weight=10.0, model="backbone")])
+
+While `fit` runs, every call of `self.backbone(images)` in `training_step` also reads the rows, and the penalty is
+added to the loss that `training_step` returns. Afterwards the module is as it was; checkpoints have no trace of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import update_wrapper
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from gta.distances import Distance, Reduction
+from gta.errors import GtaError
+from gta.guidance import Guided
+from gta.integrations.forward import GuidedForward
+from gta.taps import Queries
+
+
+class Guide(Callback):
+    """Adds the penalty to what `training_step` returns, and logs it as "penalty".
+
+    Attributes:
+        guided: the `Guided` of a fit that runs, else None; its `weight` may be changed between steps.
+    """
+
+    def __init__(
+        self,
+        source: nn.Module,
+        weight: float = 10.0,
+        layers: str | int | Sequence[int] = "all",
+        distance: str | Distance = "l2",
+        reduction: Reduction = "mean",
+        rows: Queries = "cls",
+        model: str = "model",
+    ) -> None:
+        """
+        Args:
+            source, weight, layers, distance, reduction, rows: see `gta.guide`.
+            model: name of the LightningModule's attribute that is the ViT.
+        """
+        self._make = lambda target: Guided(target, source, weight, layers, distance, reduction, rows)
+        self._name = model
+        self._forward: _KeepingForward | None = None
+        self.guided: Guided | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        target = getattr(pl_module, self._name, None)
+        if not isinstance(target, nn.Module):
+            children = ", ".join(name for name, _ in pl_module.named_children()) or "none"
+            raise GtaError(
+                f"{type(pl_module).__name__} has no module called {self._name!r}; it has {children}. "
+                "Write Guide(..., model=NAME)."
+            )
+        if not pl_module.automatic_optimization:
+            raise GtaError(
+                f"{type(pl_module).__name__} optimises by hand, so there is no returned loss to add the penalty to: "
+                "call gta.guide in its training_step instead."
+            )
+        self.guided = self._make(target)
+        self._forward = _KeepingForward(self.guided)
+        self._forward.install()
+        pl_module.training_step = _GuidedStep(pl_module, self._forward)  # type: ignore[method-assign]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self._forward is not None:
+            self._forward.remove()
+            del pl_module.training_step
+            self._forward = self.guided = None
+
+
+class _KeepingForward(GuidedForward):
+    """The model's own result; the penalty is kept for the end of the training step."""
+
+    def __init__(self, guided: Guided) -> None:
+        super().__init__(guided)
+        self.penalties: list[Tensor] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        images = args[0] if args else next(iter(kwargs.values()))
+        output, penalty = self.run(images, *args, **kwargs)
+        if self.guided.model.training and torch.is_grad_enabled():
+            self.penalties.append(penalty)
+        return output
+
+
+class _GuidedStep:
+    def __init__(self, module: LightningModule, forward: _KeepingForward) -> None:
+        self._module, self._forward = module, forward
+        self._original: Callable[..., Any] = module.training_step
+        update_wrapper(self, self._original)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._forward.penalties.clear()
+        result = self._original(*args, **kwargs)
+        if result is None:  # the step is skipped
+            return None
+        if not self._forward.penalties:
+            raise GtaError(
+                f"training_step did not run {type(self._forward.guided.model).__name__} in train mode with gradients, "
+                "so there is nothing to guide. Is it another module, or in eval mode? Write Guide(..., model=NAME)."
+            )
+        penalty = torch.stack(self._forward.penalties).mean()
+        self._module.log("penalty", penalty.detach())
+        if isinstance(result, Tensor):
+            return result + penalty
+        return {**result, "loss": result["loss"] + penalty}

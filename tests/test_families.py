@@ -1,0 +1,115 @@
+"""Every family of docs/families.md: the penalty and its gradient against the library's own unfused attention."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+import transformers
+from torch import nn
+
+import gta
+from gta.anatomy import anatomy
+
+from .test_examples import ROOT, load
+
+table = load(ROOT / "benchmarks" / "families.py")
+FAMILIES = table.FAMILIES
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_penalty_and_gradient_equal_the_unfused_reference(family):
+    target, source, images = table.pair(family)
+    guided = gta.guide(target, source, weight=1.0, rows=family.rows)
+    _, penalty = guided(images, **family.options)
+    twin = table.unfused(target)
+    wanted = table.reference_penalty(family, twin, table.unfused(source), images)
+    torch.testing.assert_close(penalty, wanted, rtol=1e-4, atol=0)
+    ours = torch.autograd.grad(penalty, list(target.parameters()), allow_unused=True, materialize_grads=True)
+    theirs = torch.autograd.grad(wanted, list(twin.parameters()), allow_unused=True, materialize_grads=True)
+    for (name, _), a, b in zip(target.named_parameters(), ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * b.abs().max().item() + 1e-6, msg=name)
+    assert sum(b.abs().sum() for b in theirs) > 0
+    torch.testing.assert_close(guided.measure(images, **family.options).mean(), wanted, rtol=1e-4, atol=0)
+    assert table.is_fused(family) != family.trained_bias
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "rows", "words"),
+    [
+        ("swin_tiny_patch4_window7_224", {}, "patches", ["SwinTransformer", "windows"]),
+        ("resnet10t", {}, "cls", ["ResNet", "no attention layers"]),
+        ("convnext_atto", {}, "patches", ["ConvNeXt", "convolution"]),
+        ("efficientvit_b0", {}, "patches", ["EfficientVit", "linear attention"]),
+        ("cait_xxs24_224", {}, "cls", ["Cait", "2 stacks"]),
+        ("pvt_v2_b0", {}, "patches", ["PyramidVisionTransformerV2", "stacks"]),
+        ("xcit_nano_12_p16_224", {}, "cls", ["Xcit", "stacks"]),
+        ("mobilevit_xxs", {}, "patches", ["ByobNet", "stacks"]),
+        ("vit_medium_patch16_gap_256", {"depth": 2}, "cls", ["no [cls] token", 'rows="patches"']),
+        ("vit_tiny_patch16_224", {"depth": 2}, "heads", ["'heads'", '"patches"']),
+    ],
+)
+def test_models_without_readable_rows_are_refused_when_the_guide_is_made(name, more, rows, words):
+    model = timm.create_model(name, **more)
+    with pytest.raises(gta.GtaError) as refusal:
+        gta.guide(model, copy.deepcopy(model), rows=rows)
+    assert all(word in str(refusal.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "size", "rows", "words"),
+    [
+        ("convit_tiny", {"depth": 2, "img_size": 64}, 64, "cls", ["GPSA", "custom kernel"]),
+        ("samvit_base_patch16", {"depth": 2, "img_size": 64, "embed_dim": 64, "num_heads": 2}, 64, "patches", ["SAM"]),
+        ("vit_tiny_patch16_224", {"depth": 2, "patch_drop_rate": 0.5}, 224, "cls", ["98 tokens", "196", "dropped"]),
+        ("vit_dlittle_patch16_reg1_gap_256", {"depth": 2}, 256, "patches", ["4 calls", "2 layers"]),
+        ("vit_tiny_patch16_224", {"depth": 2}, 224, "pool", ["no attention-pooling head"]),
+    ],
+)
+def test_models_that_show_it_only_when_they_run_are_refused_then(name, more, size, rows, words):
+    model = timm.create_model(name, **more).train()
+    guided = gta.guide(model, copy.deepcopy(model), rows=rows)
+    with pytest.raises(gta.GtaError) as refusal:
+        guided(torch.randn(2, 3, size, size))
+    assert all(word in str(refusal.value) for word in words), refusal.value
+
+
+@pytest.mark.parametrize("kernel", ["eager", "flash_attention_2", "flex_attention"])
+def test_other_attention_implementations_of_transformers_are_refused_by_name(kernel):
+    model = FAMILIES[[f.name for f in FAMILIES].index("transformers ViT")].build()
+    other = copy.deepcopy(model)
+    other.config._attn_implementation_internal = kernel
+    with pytest.raises(gta.GtaError, match=f"attn_implementation='{kernel}'.*sdpa"):
+        gta.guide(model, other)
+
+
+def test_transformers_with_windows_are_refused():
+    swin = transformers.SwinModel(transformers.SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[2, 2]))
+    with pytest.raises(gta.GtaError, match="SwinModel cannot be guided"):
+        gta.guide(swin, copy.deepcopy(swin), rows="patches")
+
+
+@pytest.mark.parametrize("size", [(48, 48), (80, 64)])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_full_maps_equal_those_multiplied_out(size, reduction):
+    """The Gram form of `rows="patches"` against the N×N maps, for square and other images."""
+    from gta.distances import l2
+
+    model = timm.create_model("vit_medium_patch16_gap_256", depth=2, embed_dim=64, num_heads=2, dynamic_img_size=True)
+    target = copy.deepcopy(model).train()
+    with torch.no_grad():
+        target.blocks[0].attn.qkv.weight.add_(torch.randn(192, 64) * 1e-4)  # so close that cancellation would show
+    images = torch.randn(2, 3, *size)
+    factored = gta.guide(target, model, rows="patches", reduction=reduction)
+    full = gta.guide(target, model, rows="patches", reduction=reduction, distance=lambda t, s, r: l2(t, s, r))
+    torch.testing.assert_close(factored(images)[1], full(images)[1], rtol=1e-3, atol=0)
+    same = gta.guide(copy.deepcopy(model).train(), model, rows="patches", reduction=reduction)
+    assert same(images)[1] == 0
+
+
+def test_anatomy_of_a_wrapped_model_is_that_of_the_model():
+    model = timm.create_model("vit_tiny_patch16_224", depth=2)
+    wrapped = nn.Sequential(model, nn.Linear(1000, 2))
+    assert (anatomy(wrapped).depth, anatomy(wrapped).stack) == (2, "0.blocks")
