@@ -17,6 +17,7 @@ from gta import __version__
 from gta.errors import GtaError
 from gta.training.options import TrainOptions
 
+LISTED = 20  # pairs of duplicates printed
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
 
 
@@ -138,6 +139,49 @@ def world(
     print(f"{out}: {classes} species, {train} + {val} + {test} images of each")
 
 
+def check(data: str, pictures: str | None = None, download: bool = False, as_json: bool = False) -> None:
+    """Verify a data set: official counts, every file readable, images that are in train and test.
+
+    Args:
+        data: NAME:ROOT, such as cub:DIR; a folder with train/CLASS/*; or a .csv file.
+        pictures: PNG file to draw sample pictures and the duplicates found into.
+        download: Fetch a published data set into its ROOT first, where it is not there.
+        as_json: Print JSON instead of a table.
+    """
+    from gta.data.check import check_data
+
+    found = check_data(data, None if pictures is None else Path(pictures), download)
+    pairs = {"same_file": found.same, "look_alikes": found.alike}
+    listed = {word: [[s.name, t.name] for s, t in of] for word, of in pairs.items()}
+    if as_json:
+        print(json.dumps({**found.summary, "unreadable": found.unreadable, **listed}, ensure_ascii=False, indent=2))
+    else:
+        _print({**found.summary, "unreadable_files": len(found.unreadable)}, as_json, title="data")
+        for word, of in listed.items():
+            for train, test in of[:LISTED]:
+                print(f"{word}: {train} and {test}")
+            if len(of) > LISTED:
+                print(f"{word}: {len(of) - LISTED} more pairs; --json lists all")
+    if found.unreadable:
+        listing = "\n".join(f"  {path}: {reason}" for path, reason in found.unreadable.items())
+        raise GtaError(f"{len(found.unreadable)} files cannot be used:\n{listing}")
+
+
+def manifest(data: str, out: str, fraction: float = 1.0, seed: int = 0) -> None:
+    """Write the list of training images that a fraction and a seed choose, with their SHA-256.
+
+    Args:
+        data: NAME:ROOT, such as cub:DIR; a folder with train/CLASS/*; or a .csv file.
+        out: File to write; gta train --subset-list takes it.
+        fraction: Share of every class's training images, above 0 and up to 1; seeded and nested.
+        seed: Of the choice, and of the validation images held out before it.
+    """
+    from gta.data.folder import write_manifest
+
+    photos = write_manifest(data, Path(out), fraction=fraction, seed=seed)
+    print(f"{out}: {len(photos.train)} images of {len(photos.classes)} classes, digest {photos.digests['train']}")
+
+
 def demo() -> None:
     """See plain and guided fine-tuning side by side (not there yet)."""
     raise GtaError(
@@ -170,9 +214,10 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
 
     training = DashedParser(description=_first_line(TrainOptions))
-    training.add_class_arguments(TrainOptions, as_group=False, skip={"skip_unreadable"})
-    unreadable = dict(_documented(TrainOptions))["skip_unreadable"]
-    training.add_argument("--skip_unreadable", action="store_true", help=unreadable)
+    switches = ("download", "skip_unreadable")
+    training.add_class_arguments(TrainOptions, as_group=False, skip=set(switches))
+    for name in switches:
+        training.add_argument(f"--{name}", action="store_true", help=dict(_documented(TrainOptions))[name])
     training.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml.")
     training.add_argument("--resume", action="store_true", help="Go on with the unfinished run in --out.")
     training.add_argument("--overwrite", action="store_true", help="Replace a run in --out.")
@@ -187,19 +232,33 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
         demo: (),
     }
     for function, names in positional.items():
-        sub = DashedParser(description=_first_line(function))
-        helps = dict(_documented(function))
-        flags = {"as_json": "--json", "pretraining": "--pretraining"}
-        sub.add_function_arguments(function, as_group=False, skip={*names, *flags})
-        for name in names:
-            many = {"nargs": "+"} if name == "images" else {}
-            sub.add_argument(name, help=helps[name], **many)
-        for name, flag in flags.items():
-            if name in helps:
-                sub.add_argument(flag, dest=name, action="store_true", help=helps[name])
-        commands.add_subcommand(function.__name__, sub, help=_first_line(function))
+        commands.add_subcommand(function.__name__, _described(function, names), help=_first_line(function))
         handlers[function.__name__] = _command(function)
+
+    data = DashedParser(description="Verify a data set, or list the images that a fraction of it has.")
+    commands.add_subcommand("data", data, help="Verify a data set, or list the images that a fraction of it has.")
+    actions = data.add_subcommands(required=True, metavar="ACTION")
+    for function in (check, manifest):
+        actions.add_subcommand(function.__name__, _described(function, ("data",)), help=_first_line(function))
+    handlers["data"] = lambda given: {"check": check, "manifest": manifest}[given.subcommand](
+        **vars(given[given.subcommand])
+    )
     return parser, handlers
+
+
+def _described(function: Callable[..., None], positional: tuple[str, ...]) -> DashedParser:
+    """The parser of a function: its arguments, their types and their help."""
+    sub = DashedParser(description=_first_line(function))
+    helps = dict(_documented(function))
+    flags = {"as_json": "--json", "pretraining": "--pretraining", "download": "--download"}
+    sub.add_function_arguments(function, as_group=False, skip={*positional, *flags})
+    for name in positional:
+        many = {"nargs": "+"} if name == "images" else {}
+        sub.add_argument(name, help=helps[name], **many)
+    for name, flag in flags.items():
+        if name in helps:
+            sub.add_argument(flag, dest=name, action="store_true", help=helps[name])
+    return sub
 
 
 def _first_line(what: Any) -> str:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from gta.data.folder import Sample
 from gta.data.images import open_mask, open_rgb
+from gta.data.listing import Sample
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -106,7 +106,9 @@ class TestViews(Dataset[tuple[Tensor, int, Tensor]]):
         if sample.mask is None:
             mask = torch.full((self.size, self.size), torch.nan)
         else:
-            mask = (v2.functional.pil_to_tensor(framed(open_mask(sample.mask), self.size))[0] > 0).float()
+            mask = (
+                v2.functional.pil_to_tensor(framed(open_mask(sample.mask, sample.mask_kind), self.size))[0] > 0
+            ).float()
             if not mask.any():  # the object lies outside the frame: nothing to measure
                 mask = mask * torch.nan
         return self.view(open_rgb(sample.path)), sample.label, mask
