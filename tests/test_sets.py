@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from importlib import import_module
@@ -12,9 +13,12 @@ import pytest
 from PIL import Image
 
 from gta import GtaError
+from gta.cli import main
 from gta.data.folder import read_photos
 from gta.data.images import open_mask
 from gta.data.sets import SETS, list_data, resolved
+from gta.training.predict import evaluate_run
+from gta.training.runs import read_options
 
 from . import archives
 
@@ -294,3 +298,20 @@ def test_torchvisions_downloads_end_up_in_the_given_folder(tmp_path, small, monk
 
     monkeypatch.setattr(oxford_iiit_pet, "download_and_extract_archive", fetch)
     assert len(list_data(f"pets:{tmp_path / 'given'}", download=True).splits["test"]) == 2
+
+
+def test_a_named_set_trains_and_evaluates(tmp_path, small, source_file, monkeypatch):
+    """From anywhere: the config names the set's folder absolutely; the trimaps feed the attention measures."""
+    monkeypatch.chdir(tmp_path)
+    archives.pets(tmp_path / "pets")
+    (tmp_path / "list.txt").write_text("american_bulldog_1.jpg 1\nAbyssinian_2.jpg 0\n")
+    words = ["--source", str(source_file), "--image-size", "40", "--epochs", "1", "--batch-size", "2"]
+    assert main(["train", "--data", "pets:pets", "--subset-list", "list.txt", "--out", "run", *words]) == 0
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert [results[f"{split}_images"] for split in ("train", "val", "test")] == [2, 0, 2]
+    assert 0 < results["object_mass"] < 1
+    options = read_options(tmp_path / "run")
+    assert (options.data, options.subset_list) == (f"pets:{tmp_path / 'pets'}", str(tmp_path / "list.txt"))
+    measures = evaluate_run(tmp_path / "run")
+    assert measures["object_mass"] == pytest.approx(results["object_mass"], rel=1e-5)
+    assert evaluate_run(tmp_path / "run", split="train")["images"] == 2

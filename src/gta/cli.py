@@ -238,11 +238,10 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
     data = DashedParser(description="Verify a data set, or list the images that a fraction of it has.")
     commands.add_subcommand("data", data, help="Verify a data set, or list the images that a fraction of it has.")
     actions = data.add_subcommands(required=True, metavar="ACTION")
+    inner = {function.__name__: _command(function) for function in (check, manifest)}
     for function in (check, manifest):
         actions.add_subcommand(function.__name__, _described(function, ("data",)), help=_first_line(function))
-    handlers["data"] = lambda given: {"check": check, "manifest": manifest}[given.subcommand](
-        **vars(given[given.subcommand])
-    )
+    handlers["data"] = lambda given: inner[given.subcommand](given[given.subcommand])
     return parser, handlers
 
 

@@ -57,7 +57,9 @@ def difference_hash(image: Image.Image) -> Tensor:
 
     Krawetz 2013, "Kind of like that" (hackerfactor.com): unchanged by scale, compression, brightness and contrast.
     """
-    small = torch.tensor(list(image.convert("L").resize((9, 8), Image.Resampling.BOX).tobytes())).view(8, 9)
+    import numpy as np
+
+    small = torch.from_numpy(np.array(image.convert("F").resize((9, 8), Image.Resampling.BILINEAR)))
     return torch.where(small[:, :-1] < small[:, 1:], 1.0, -1.0).flatten()
 
 

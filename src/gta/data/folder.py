@@ -212,9 +212,7 @@ def write_manifest(spec: str, out: Path, *, fraction: float = 1.0, seed: int = 0
     photos = read_photos(spec, fraction=fraction, seed=seed)
     sums = {path: sha for path, (sha, _) in inspect_all([s.path for s in photos.train])[0].items()}
     note = f"train, fraction {fraction}, seed {seed}"
-    text = manifest_text(
-        spec.partition(":")[0] if parts(spec)[0] else Path(spec).name, note, photos.classes, photos.train, sums
-    )
+    text = manifest_text(title(spec), note, photos.classes, photos.train, sums)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8", errors="surrogateescape")
