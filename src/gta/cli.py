@@ -73,7 +73,7 @@ def source(spec: str, image_size: int | None = None, heads: int | None = None, a
     """Say what a source is: its architecture and how its keys match.
 
     Args:
-        spec: timm:NAME, or a .safetensors, .pth or .pt file.
+        spec: timm:NAME, a checkpoint file as its authors publish it, or a folder of timm's.
         image_size: Side of the images in px; by default the one it was trained at.
         heads: Attention heads, where they are not width / 64 and the file does not say.
         as_json: Print JSON instead of a table.
@@ -86,6 +86,7 @@ def source(spec: str, image_size: int | None = None, heads: int | None = None, a
     body = anatomy(model)
     found = {
         "spec": info.spec,
+        "layout": info.layout,
         "architecture": info.architecture,
         **{f"  {k}": v for k, v in info.model_args.items()},
         "layers": body.depth,

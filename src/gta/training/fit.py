@@ -185,7 +185,9 @@ def _fit(
     module = FineTuning(method, options, steps=len(training) * options.epochs)
     checkpoint = Path(options.out) / CHECKPOINT
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*(LeafSpec|does not have many workers|in eval mode|lr_scheduler.step|Total length of).*")
+        warnings.filterwarnings(
+            "ignore", ".*(LeafSpec|does not have many workers|in eval mode|lr_scheduler.step|Total length of).*"
+        )
         try:
             resumed = str(checkpoint) if checkpoint.is_file() else None
             trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)

@@ -123,7 +123,8 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
     The metadata has `architecture`, `model_args`, `mean`, `std` and `classes`.
     """
-    from gta.sources import build, read_checkpoint
+    from gta.checkpoints.files import read_checkpoint
+    from gta.sources import build
 
     if not (folder / WEIGHTS).is_file():
         hint = " The run is not finished: add --resume to its training." if (folder / CONFIG).is_file() else ""
