@@ -307,7 +307,7 @@ def refusal(path: Path) -> str:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({k: v for k, v in plain().items() if "patch_embed" not in k}, 
+        ({k: v for k, v in plain().items() if "patch_embed" not in k},
          ("a plain ViT", "lacks patch_embed.proj.weight", "cls_token")),
         ({k: v for k, v in o.random_tensors(o.clip_shapes()).items() if "class_emb" not in k},
          ("CLIP's image tower", "lacks visual.class_embedding")),

@@ -140,6 +140,51 @@ def world(
     print(f"{out}: {classes} species, {train} + {val} + {test} images of each")
 
 
+def attention(
+    spec: str,
+    images: list[str],
+    data: str | None = None,
+    split: Literal["train", "val", "test"] = "test",
+    protocol: Literal["dino", "merged", "wide", "foreground"] = "dino",
+    image_size: int | None = None,
+    heads: int | None = None,
+    out: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Measure [cls] attention against object masks, or draw it over images.
+
+    Args:
+        spec: timm:NAME, a checkpoint, or a run folder.
+        images: Image files to draw; needs --out.
+        data: NAME:ROOT, such as cub:DIR or pets:DIR; a folder with masks; or a .csv file with a mask column.
+        split: Which of its splits.
+        protocol: dino (top 60 % of each head, best head of each object), merged (mean of the heads), wide (top 90 %
+            at 512 px), foreground (all objects of an image as one).
+        image_size: Side of the images in px; by default the protocol's, or the one the model was trained at.
+        heads: Attention heads, where they are not width / 64 and the file does not say.
+        out: PNG file to draw the images' attention into, per head and their mean.
+        as_json: Print JSON instead of a table.
+    """
+    if bool(images) == (data is not None):
+        raise GtaError(
+            "give either --data, to measure, or images and --out, to draw: gta attention SPEC IMAGE... --out X"
+        )
+    from gta.attention.survey import check_images, load_attentive, survey
+
+    if data is not None:
+        from gta.data.folder import read_photos
+
+        _print(survey(spec, read_photos(data).split(split), protocol, image_size, heads), as_json, title="attention")
+        return
+    if out is None:
+        raise GtaError("--out is missing: give the PNG file to draw into.")
+    from gta.attention.overlays import draw_overlays
+
+    paths = check_images(images)
+    drawn, of_heads = draw_overlays(load_attentive(spec, image_size, heads), paths, Path(out))
+    print(f"{out}: {drawn} images, {of_heads} heads and their mean")
+
+
 def check(data: str, pictures: str | None = None, download: bool = False, as_json: bool = False) -> None:
     """Verify a data set: official counts, every file readable, images that are in train and test.
 
@@ -229,6 +274,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
         evaluate: ("run",),
         predict: ("run", "images"),
         source: ("spec",),
+        attention: ("spec", "images"),
         world: (),
         demo: (),
     }
@@ -253,7 +299,7 @@ def _described(function: Callable[..., None], positional: tuple[str, ...]) -> Da
     flags = {"as_json": "--json", "pretraining": "--pretraining", "download": "--download"}
     sub.add_function_arguments(function, as_group=False, skip={*positional, *flags})
     for name in positional:
-        many = {"nargs": "+"} if name == "images" else {}
+        many = {"nargs": "*" if function is attention else "+"} if name == "images" else {}
         sub.add_argument(name, help=helps[name], **many)
     for name, flag in flags.items():
         if name in helps:

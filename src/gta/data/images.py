@@ -73,6 +73,23 @@ def open_mask(path: str | Path, kind: str = "any") -> Image.Image:
     return Image.fromarray(np.where(inside, 255, 0).astype(np.uint8))
 
 
+def open_objects(path: str | Path, kind: str = "any") -> Image.Image:
+    """Read a mask as an "L" image of 0 and the number of the object, upright.
+
+    In a palette image every colour is an object of its own, but for the first (background) and the last, 255 (the
+    border between objects, as in Pascal VOC); any other mask shows one object, as `open_mask` reads it.
+    """
+    import numpy as np
+
+    with Image.open(path) as file:
+        file.load()
+        image: Image.Image = ImageOps.exif_transpose(file)
+    if kind != "any" or image.mode != "P" or "transparency" in image.info:
+        return open_mask(path, kind).point(lambda value: min(value, 1))
+    numbers = np.asarray(image)
+    return Image.fromarray(np.where(numbers == 255, 0, numbers).astype(np.uint8))
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     import numpy as np
 
