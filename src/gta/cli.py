@@ -18,6 +18,7 @@ from gta.errors import GtaError
 from gta.training.options import TrainOptions
 from gta.worlds.options import WorldOptions
 
+LISTED = 20  # pairs of duplicates printed
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
 
 
@@ -73,7 +74,8 @@ def source(spec: str, image_size: int | None = None, heads: int | None = None, a
     """Say what a source is: its architecture and how its keys match.
 
     Args:
-        spec: timm:NAME, gta:butterflies, or a .safetensors, .pth or .pt file.
+        spec: timm:NAME, hf:NAME, gta:butterflies, a checkpoint file as its authors publish it, or a folder of timm's
+            or transformers'.
         image_size: Side of the images in px; by default the one it was trained at.
         heads: Attention heads, where they are not width / 64 and the file does not say.
         as_json: Print JSON instead of a table.
@@ -86,6 +88,7 @@ def source(spec: str, image_size: int | None = None, heads: int | None = None, a
     body = anatomy(model)
     found = {
         "spec": info.spec,
+        "layout": info.layout,
         "architecture": info.architecture,
         **{f"  {k}": v for k, v in info.model_args.items()},
         "layers": body.depth,
@@ -134,6 +137,94 @@ def _world(given: Namespace) -> None:
     print(f"{options.out}: {options.classes} species, {each} images of each")
 
 
+def attention(
+    spec: str,
+    images: list[str],
+    data: str | None = None,
+    split: Literal["train", "val", "test"] = "test",
+    protocol: Literal["dino", "merged", "wide", "foreground"] = "dino",
+    image_size: int | None = None,
+    heads: int | None = None,
+    out: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Measure [cls] attention against object masks, or draw it over images.
+
+    Args:
+        spec: timm:NAME, a checkpoint, or a run folder.
+        images: Image files to draw; needs --out.
+        data: NAME:ROOT, such as cub:DIR or pets:DIR; a folder with masks; or a .csv file with a mask column.
+        split: Which of its splits.
+        protocol: dino (top 60 % of each head, best head of each object), merged (mean of the heads), wide (top 90 %
+            at 512 px), foreground (all objects of an image as one).
+        image_size: Side of the images in px; by default the protocol's, or the one the model was trained at.
+        heads: Attention heads, where they are not width / 64 and the file does not say.
+        out: PNG file to draw the images' attention into, per head and their mean.
+        as_json: Print JSON instead of a table.
+    """
+    if bool(images) == (data is not None):
+        raise GtaError(
+            "give either --data, to measure, or images and --out, to draw: gta attention SPEC IMAGE... --out X"
+        )
+    from gta.attention.survey import check_images, load_attentive, survey
+
+    if data is not None:
+        from gta.data.folder import read_photos
+
+        _print(survey(spec, read_photos(data).split(split), protocol, image_size, heads), as_json, title="attention")
+        return
+    if out is None:
+        raise GtaError("--out is missing: give the PNG file to draw into.")
+    from gta.attention.overlays import draw_overlays
+
+    paths = check_images(images)
+    drawn, of_heads = draw_overlays(load_attentive(spec, image_size, heads), paths, Path(out))
+    print(f"{out}: {drawn} images, {of_heads} heads and their mean")
+
+
+def check(data: str, pictures: str | None = None, download: bool = False, as_json: bool = False) -> None:
+    """Verify a data set: official counts, every file readable, images that are in train and test.
+
+    Args:
+        data: NAME:ROOT, such as cub:DIR; a folder with train/CLASS/*; or a .csv file.
+        pictures: PNG file to draw sample pictures and the duplicates found into.
+        download: Fetch a published data set into its ROOT first, where it is not there.
+        as_json: Print JSON instead of a table.
+    """
+    from gta.data.check import check_data
+
+    found = check_data(data, None if pictures is None else Path(pictures), download)
+    pairs = {"same_file": found.same, "look_alikes": found.alike}
+    listed = {word: [[s.name, t.name] for s, t in of] for word, of in pairs.items()}
+    if as_json:
+        print(json.dumps({**found.summary, "unreadable": found.unreadable, **listed}, ensure_ascii=False, indent=2))
+    else:
+        _print({**found.summary, "unreadable_files": len(found.unreadable)}, as_json, title="data")
+        for word, of in listed.items():
+            for train, test in of[:LISTED]:
+                print(f"{word}: {train} and {test}")
+            if len(of) > LISTED:
+                print(f"{word}: {len(of) - LISTED} more pairs; --json lists all")
+    if found.unreadable:
+        listing = "\n".join(f"  {path}: {reason}" for path, reason in found.unreadable.items())
+        raise GtaError(f"{len(found.unreadable)} files cannot be used:\n{listing}")
+
+
+def manifest(data: str, out: str, fraction: float = 1.0, seed: int = 0) -> None:
+    """Write the list of training images that a fraction and a seed choose, with their SHA-256.
+
+    Args:
+        data: NAME:ROOT, such as cub:DIR; a folder with train/CLASS/*; or a .csv file.
+        out: File to write; gta train --subset-list takes it.
+        fraction: Share of every class's training images, above 0 and up to 1; seeded and nested.
+        seed: Of the choice, and of the validation images held out before it.
+    """
+    from gta.data.folder import write_manifest
+
+    photos = write_manifest(data, Path(out), fraction=fraction, seed=seed)
+    print(f"{out}: {len(photos.train)} images of {len(photos.classes)} classes, digest {photos.digests['train']}")
+
+
 def _train(given: Namespace) -> None:
     from gta.training.fit import train
 
@@ -158,9 +249,10 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
 
     training = DashedParser(description=_first_line(TrainOptions))
-    training.add_class_arguments(TrainOptions, as_group=False, skip={"skip_unreadable"})
-    unreadable = dict(_documented(TrainOptions))["skip_unreadable"]
-    training.add_argument("--skip_unreadable", action="store_true", help=unreadable)
+    switches = ("download", "skip_unreadable")
+    training.add_class_arguments(TrainOptions, as_group=False, skip=set(switches))
+    for name in switches:
+        training.add_argument(f"--{name}", action="store_true", help=dict(_documented(TrainOptions))[name])
     training.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml.")
     training.add_argument("--resume", action="store_true", help="Go on with the unfinished run in --out.")
     training.add_argument("--overwrite", action="store_true", help="Replace a run in --out.")
@@ -177,22 +269,36 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
         evaluate: ("run",),
         predict: ("run", "images"),
         source: ("spec",),
+        attention: ("spec", "images"),
         demo: (),
     }
     for function, names in positional.items():
-        sub = DashedParser(description=_first_line(function))
-        helps = dict(_documented(function))
-        flags = {"as_json": "--json", "overwrite": "--overwrite"}
-        sub.add_function_arguments(function, as_group=False, skip={*names, *flags})
-        for name in names:
-            many = {"nargs": "+"} if name == "images" else {}
-            sub.add_argument(name, help=helps[name], **many)
-        for name, flag in flags.items():
-            if name in helps:
-                sub.add_argument(flag, dest=name, action="store_true", help=helps[name])
-        commands.add_subcommand(function.__name__, sub, help=_first_line(function))
+        commands.add_subcommand(function.__name__, _described(function, names), help=_first_line(function))
         handlers[function.__name__] = _command(function)
+
+    data = DashedParser(description="Verify a data set, or list the images that a fraction of it has.")
+    commands.add_subcommand("data", data, help="Verify a data set, or list the images that a fraction of it has.")
+    actions = data.add_subcommands(required=True, metavar="ACTION")
+    inner = {function.__name__: _command(function) for function in (check, manifest)}
+    for function in (check, manifest):
+        actions.add_subcommand(function.__name__, _described(function, ("data",)), help=_first_line(function))
+    handlers["data"] = lambda given: inner[given.subcommand](given[given.subcommand])
     return parser, handlers
+
+
+def _described(function: Callable[..., None], positional: tuple[str, ...]) -> DashedParser:
+    """The parser of a function: its arguments, their types and their help."""
+    sub = DashedParser(description=_first_line(function))
+    helps = dict(_documented(function))
+    flags = {"as_json": "--json", "overwrite": "--overwrite", "download": "--download"}
+    sub.add_function_arguments(function, as_group=False, skip={*positional, *flags})
+    for name in positional:
+        many = {"nargs": "*" if function is attention else "+"} if name == "images" else {}
+        sub.add_argument(name, help=helps[name], **many)
+    for name, flag in flags.items():
+        if name in helps:
+            sub.add_argument(flag, dest=name, action="store_true", help=helps[name])
+    return sub
 
 
 def _first_line(what: Any) -> str:

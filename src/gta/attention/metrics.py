@@ -41,6 +41,16 @@ def object_mass(attention: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tenso
     return (mean_map(attention) * area).sum(-1)
 
 
+def top_mass(attention: Tensor, mass: float) -> Tensor:
+    """The patches that together hold the largest `mass` of each map: (…, N) -> (…, N) bool.
+
+    As DINO's `visualize_attention.py` does it: in ascending order, patches whose cumulative share exceeds 1 − mass.
+    """
+    ascending, order = attention.sort(-1)
+    cumulative = (ascending / ascending.sum(-1, keepdim=True)).cumsum(-1)
+    return torch.zeros_like(attention, dtype=torch.bool).scatter(-1, order, cumulative > 1 - mass)
+
+
 def jaccard(attention: Tensor, mask: Tensor, grid: tuple[int, int], mass: float = 0.6) -> Tensor:
     """Intersection over union of thresholded attention and mask, best head of each image.
 
@@ -56,9 +66,7 @@ def jaccard(attention: Tensor, mask: Tensor, grid: tuple[int, int], mass: float 
     Returns:
         (B,) in [0, 1].
     """
-    ascending, order = attention.sort(-1)
-    cumulative = (ascending / ascending.sum(-1, keepdim=True)).cumsum(-1)
-    kept = torch.zeros_like(attention, dtype=torch.bool).scatter(-1, order, cumulative > 1 - mass)
+    kept = top_mass(attention, mass)
     pixels = F.interpolate(kept.unflatten(-1, grid).float(), size=mask.shape[-2:], mode="nearest").bool()
     truth = mask[:, None] > 0.5
     both = (pixels & truth).sum((-2, -1))

@@ -1,4 +1,4 @@
-"""A folder of photographs: `train/CLASS/*`, optionally `val/`, `test/` and `masks/SPLIT/CLASS/NAME.png`.
+"""Read a data set completely, check it, and choose the training images.
 
 Everything is read and checked here, before any training: what comes out can be trained on.
 """
@@ -9,30 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gta.data.images import inspect_all, is_image_name
+from gta.data.images import inspect_all
+from gta.data.listing import SPLITS, Listing, Sample
+from gta.data.manifest import listed, manifest_text
+from gta.data.sets import list_data, title
+from gta.data.sets.folders import by_class, folder_samples
 from gta.data.subsets import digest, held_out, kept
 from gta.errors import GtaError
-
-SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One photograph: its path, its path inside the data folder, its label, and its object mask if any."""
-
-    path: Path
-    name: str
-    label: int
-    mask: Path | None = None
 
 
 @dataclass(frozen=True)
 class Photos:
-    """The checked photographs of a data folder.
+    """The checked photographs of a data set.
 
     Attributes:
-        classes: class names in label order (sorted).
-        train, val, test: samples; val is held out of train where the folder has none, test may be empty.
+        classes: class names in label order (sorted, or a published set's own order).
+        train, val, test: samples; val is held out of train where the set has none, test may be empty.
         digests: per split, SHA-256 over the lines "path sha256-of-the-file" of its samples.
         skipped: unreadable images and unusable masks that were left out, with the reason.
     """
@@ -53,45 +45,59 @@ class Photos:
         return samples
 
 
-def read_photos(root: str | Path, *, fraction: float = 1.0, seed: int = 0, skip_unreadable: bool = False) -> Photos:
-    """Read a data folder, check every file in it, and choose the training images.
+def read_photos(
+    spec: str | Path,
+    *,
+    fraction: float = 1.0,
+    seed: int = 0,
+    skip_unreadable: bool = False,
+    subset_list: str | Path | None = None,
+    download: bool = False,
+) -> Photos:
+    """Read a data set, check every file in it, and choose the training images.
 
-    Without `val/`, a seeded tenth of every class of train is held out first; `fraction` then keeps
-    ceil(fraction × n) of the n images that each class has left.
+    Where the set has no val split, a seeded tenth of every class of train is held out first. Of the n images that a
+    class has in train (held-out ones counted), ceil(fraction × n) are then kept, as far as there are so many left.
+    With `subset_list` the training images are those of the list, all of them, and val is held out of the others only.
+
+    Args:
+        spec: NAME:ROOT, a folder with train/CLASS/, or a .csv file; see `gta.data.sets`.
+        fraction: share of every class's training images, above 0 and up to 1.
+        seed: of the held-out tenth and of the fraction.
+        skip_unreadable: leave unreadable files out instead of refusing them.
+        subset_list: file naming the training images, see `gta.data.manifest`.
+        download: fetch a named set where it is not there.
 
     Raises:
-        GtaError: no such folder, no images, fewer than two classes, a class that is missing or empty in a
-            split, images outside class folders, unreadable files (all of them listed), or masks of another size
-            than their image.
+        GtaError: no such data, no images, fewer than two classes, a class that is missing or empty in a split,
+            unreadable files (all of them listed), masks of another size than their image, or a list that does not fit.
     """
-    root = Path(root)
-    if not (root / "train").is_dir():
-        raise GtaError(
-            f"{root} holds no folder called train. Put the photographs into {root / 'train'}/CLASS/, one folder "
-            "per class (and optionally val/CLASS/ and test/CLASS/)."
-        )
-    files = {split: _by_class(root / split) for split in SPLITS if (root / split).is_dir()}
-    every = [path for classes in files.values() for paths in classes.values() for path in paths]
-    good, bad = _readable(root, every, skip_unreadable)
-    names = {
-        split: {c: [p.relative_to(root).as_posix() for p in paths if p in good] for c, paths in classes.items()}
-        for split, classes in files.items()
-    }
-    classes = _checked_classes(root, names)
-    if "val" not in names:
-        held = {c: set(held_out(names["train"][c], seed)) for c in classes}
-        names["val"] = {c: [n for n in names["train"][c] if n in held[c]] for c in classes}
-        names["train"] = {c: [n for n in names["train"][c] if n not in held[c]] for c in classes}
-    names["train"] = {c: sorted(kept(names["train"][c], fraction, seed)) for c in classes}
-
-    splits = {split: _samples(root, classes, names.get(split, {})) for split in SPLITS}
-    unusable = _unusable_masks(root, [s for samples in splits.values() for s in samples], good, skip_unreadable)
-    splits = {split: _without(samples, unusable) for split, samples in splits.items()}
+    if subset_list is not None and fraction != 1:
+        raise GtaError(f"--subset-list chooses the training images already: leave --fraction {fraction} out.")
+    listing = list_data(spec, download)
+    every = [s for samples in listing.splits.values() for s in samples]
+    good, bad = _readable(listing, [s.path for s in every], skip_unreadable)
+    splits = {split: tuple(s for s in samples if s.path in good) for split, samples in listing.splits.items()}
+    _check_classes(listing, splits)
+    chosen: dict[str, tuple[Sample, ...]] = {split: splits.get(split, ()) for split in SPLITS}
+    names = {c: [s.name for s in splits["train"] if s.label == c] for c in range(len(listing.classes))}
+    if subset_list is None:
+        held = {n for c in names.values() for n in held_out(c, seed)} if "val" not in splits else set()
+        keep = {n for c in names.values() for n in kept(c, fraction, seed)} - held
+    else:
+        keep = listed(Path(subset_list), listing.classes, splits["train"], {p: sha for p, (sha, _) in good.items()})
+        rest = {c: [n for n in of if n not in keep] for c, of in names.items()}
+        held = {n for of in rest.values() for n in held_out(of, seed)} if "val" not in splits else set()
+    chosen["train"] = tuple(s for s in splits["train"] if s.name in keep)
+    if "val" not in splits:
+        chosen["val"] = tuple(s for s in splits["train"] if s.name in held)
+    unusable = _unusable_masks(listing, [s for samples in chosen.values() for s in samples], good, skip_unreadable)
+    chosen = {split: _without(samples, unusable) for split, samples in chosen.items()}
     return Photos(
-        classes=classes,
-        **splits,
-        digests={k: digest([f"{s.name} {good[s.path][0]}" for s in v]) for k, v in splits.items()},
-        skipped={path.relative_to(root).as_posix(): reason for path, reason in sorted((bad | unusable).items())},
+        classes=listing.classes,
+        **chosen,
+        digests={k: digest([f"{s.name} {good[s.path][0]}" for s in v]) for k, v in chosen.items()},
+        skipped={_shown(listing.root, path): reason for path, reason in sorted((bad | unusable).items())},
     )
 
 
@@ -104,79 +110,55 @@ def read_split(
         GtaError: no images, classes the model does not know, unreadable files, or unusable masks.
     """
     root = Path(root)
-    paths = _by_class(root / split)
+    paths = by_class(root / split)
     strange = [c for c, files in paths.items() if files and c not in classes]
     if strange:
         raise GtaError(f"{root / split} has {_listed(strange)}, which the model was not trained on.")
-    good, _ = _readable(root, [p for files in paths.values() for p in files], skip_unreadable)
+    listing = Listing(str(root), root, tuple(classes), {})
+    good, _ = _readable(listing, [p for files in paths.values() for p in files], skip_unreadable)
     if not good:
         raise GtaError(f"no images in {root / split}: expected files such as {root / split / 'CLASS' / 'photo.jpg'}.")
-    names = {c: [p.relative_to(root).as_posix() for p in files if p in good] for c, files in paths.items()}
-    samples = _samples(root, classes, names)
-    return _without(samples, _unusable_masks(root, samples, good, skip_unreadable))
-
-
-def _by_class(folder: Path) -> dict[str, list[Path]]:
-    """Image files per class folder, at any depth below it; hidden folders and other files are passed over."""
-    strays = [p for p in folder.iterdir() if is_image_name(p) and p.is_file()]
-    if strays:
-        raise GtaError(
-            f"{len(strays)} images lie directly in {folder}, {strays[0].name} among them: put each into the folder of "
-            f"its class, such as {folder / 'CLASS' / strays[0].name}."
-        )
-    classes = {}
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith("."):
-            inside = (p for p in entry.rglob("*") if is_image_name(p) and (p.is_file() or p.is_symlink()))
-            classes[entry.name] = sorted(
-                p for p in inside if not any(part.startswith(".") for part in p.relative_to(entry).parts)
-            )
-    return classes
-
-
-def _samples(root: Path, classes: Sequence[str], names: dict[str, list[str]]) -> tuple[Sample, ...]:
-    return tuple(
-        Sample(root / name, name, label, _mask(root, name))
-        for label, c in enumerate(classes)
-        for name in names.get(c, ())
-    )
+    samples = [s for s in folder_samples(root, listing.classes, paths) if s.path in good]
+    return _without(samples, _unusable_masks(listing, samples, good, skip_unreadable))
 
 
 _Inspected = dict[Path, tuple[str, tuple[int, int]]]  # SHA-256, size
 
 
-def _readable(root: Path, paths: Sequence[Path], skip_unreadable: bool) -> tuple[_Inspected, dict[Path, str]]:
+def _readable(listing: Listing, paths: Sequence[Path], skip_unreadable: bool) -> tuple[_Inspected, dict[Path, str]]:
     good, bad = inspect_all(paths)
     if bad and not skip_unreadable:
         raise GtaError(
-            f"{len(bad)} of {len(paths)} images in {root} cannot be read:\n{_reasons(root, bad)}\n"
+            f"{len(bad)} of {len(paths)} images in {listing.title} cannot be read:\n{_reasons(listing.root, bad)}\n"
             "Repair or remove them, or leave them out with --skip-unreadable."
         )
     return good, bad
 
 
-def _checked_classes(root: Path, names: dict[str, dict[str, list[str]]]) -> tuple[str, ...]:
-    classes = tuple(sorted(names["train"]))
-    if not any(names["train"].values()):
+def _check_classes(listing: Listing, splits: dict[str, tuple[Sample, ...]]) -> None:
+    has = {split: {listing.classes[s.label] for s in samples} for split, samples in splits.items()}
+    if not has.get("train"):
         raise GtaError(
-            f"no images in {root / 'train'}: expected files such as {root / 'train' / 'CLASS' / 'photo.jpg'}."
+            f"no images in {listing.title}'s train split: expected files such as "
+            f"{listing.root / 'train' / 'CLASS' / 'photo.jpg'}."
         )
-    if len(classes) < 2:
-        raise GtaError(f"{root / 'train'} holds one class only, {classes[0]!r}: a classifier needs at least two.")
+    if len(listing.classes) < 2:
+        raise GtaError(f"{listing.title} holds one class only, {listing.classes[0]!r}: a classifier needs two.")
     problems = []
-    for split, of in names.items():
-        empty = [c for c in classes if not of.get(c)]
-        strange = [c for c in sorted(of) if c not in classes and of[c]]
+    for split, there in has.items():
+        elsewhere = set().union(*(of for other, of in has.items() if other != "train"))
+        wanted = has["train"] if split != "train" else set(listing.classes) - elsewhere
+        empty = [c for c in listing.classes if c in wanted and c not in there]
+        strange = [c for c in listing.classes if c in there and c not in has["train"]]
         if empty:
             problems.append(f"{split} has no (readable) image of {_listed(empty)}")
         if strange:
             problems.append(f"{split} has {_listed(strange)}, which train does not have")
     if problems:
         raise GtaError(
-            f"the classes of {root} differ between its splits: {'; '.join(problems)}. Every split must hold images "
-            "of every class: add some, remove the class everywhere, or remove the split."
+            f"the classes of {listing.title} differ between its splits: {'; '.join(problems)}. Every split must hold "
+            "images of every class: add some, remove the class everywhere, or remove the split."
         )
-    return classes
 
 
 def _listed(names: list[str]) -> str:
@@ -184,13 +166,8 @@ def _listed(names: list[str]) -> str:
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
 
 
-def _mask(root: Path, name: str) -> Path | None:
-    mask = (root / "masks" / name).with_suffix(".png")
-    return mask if mask.is_file() else None
-
-
 def _unusable_masks(
-    root: Path, samples: Sequence[Sample], images: _Inspected, skip_unreadable: bool
+    listing: Listing, samples: Sequence[Sample], images: _Inspected, skip_unreadable: bool
 ) -> dict[Path, str]:
     """Masks that cannot be used, with the reason; an error unless they are to be left out."""
     good, bad = inspect_all({s.mask: None for s in samples if s.mask is not None})
@@ -208,7 +185,7 @@ def _unusable_masks(
             wrong[s.mask] = f"belongs to several images: {owner[s.mask]}, {s.name}"
     if wrong and not skip_unreadable:
         raise GtaError(
-            f"{len(wrong)} masks in {root / 'masks'} cannot be used:\n{_reasons(root, wrong)}\n"
+            f"{len(wrong)} masks in {listing.title} cannot be used:\n{_reasons(listing.root, wrong)}\n"
             "Repair or remove them, or leave them out with --skip-unreadable."
         )
     return wrong
@@ -219,4 +196,26 @@ def _without(samples: Sequence[Sample], unusable: dict[Path, str]) -> tuple[Samp
 
 
 def _reasons(root: Path, files: dict[Path, str]) -> str:
-    return "\n".join(f"  {path.relative_to(root).as_posix()}: {reason}" for path, reason in sorted(files.items()))
+    return "\n".join(f"  {_shown(root, path)}: {reason}" for path, reason in sorted(files.items()))
+
+
+def _shown(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def write_manifest(spec: str, out: Path, *, fraction: float = 1.0, seed: int = 0) -> Photos:
+    """Write the manifest of the training images that a fraction and a seed choose.
+
+    Raises:
+        GtaError: as `read_photos`, or `out` cannot be written.
+    """
+    photos = read_photos(spec, fraction=fraction, seed=seed)
+    sums = {path: sha for path, (sha, _) in inspect_all([s.path for s in photos.train])[0].items()}
+    note = f"train, fraction {fraction}, seed {seed}"
+    text = manifest_text(title(spec), note, photos.classes, photos.train, sums)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise GtaError(f"--out {out} cannot be written: {error.strerror or error}.") from error
+    return photos

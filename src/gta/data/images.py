@@ -44,18 +44,26 @@ def open_rgb(path: str | Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def open_mask(path: str | Path) -> Image.Image:
+def open_mask(path: str | Path, kind: str = "any") -> Image.Image:
     """Read an object mask as an "L" image of 0 and 255, upright.
 
-    The object is what is opaque where there is transparency, every colour but the first of a palette, and the
-    upper half of the values otherwise (of 0 and 255, of 0 and 1, of 0 and 65535).
+    Args:
+        path: its file.
+        kind: "any": the object is what is opaque where there is transparency, every colour but the first of a palette,
+            and the upper half of the values otherwise (of 0 and 255, of 0 and 1, of 0 and 65535). "share": grey is the
+            share of annotators who saw the object, who are followed by majority (CUB-200-2011). "trimap": 1 is the
+            object, 2 the background, 3 the unclassified border, which counts as object (Oxford-IIIT Pet).
     """
     import numpy as np
 
     with Image.open(path) as file:
         file.load()
         image: Image.Image = ImageOps.exif_transpose(file)
-    if image.mode == "P" and "transparency" not in image.info:
+    if kind == "trimap":
+        inside = np.isin(np.asarray(image), (1, 3))
+    elif kind == "share":
+        inside = np.asarray(image.convert("L")) > 127
+    elif image.mode == "P" and "transparency" not in image.info:
         inside = np.asarray(image) > 0
     elif image.mode in ("RGBA", "LA", "PA", "P"):
         inside = np.asarray(image.convert("RGBA"))[..., 3] > 127
@@ -63,6 +71,23 @@ def open_mask(path: str | Path) -> Image.Image:
         values = np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("L"), dtype=np.float64)
         inside = values > values.max() / 2
     return Image.fromarray(np.where(inside, 255, 0).astype(np.uint8))
+
+
+def open_objects(path: str | Path, kind: str = "any") -> Image.Image:
+    """Read a mask as an "L" image of 0 and the number of the object, upright.
+
+    In a palette image every colour is an object of its own, but for the first (background) and the last, 255 (the
+    border between objects, as in Pascal VOC); any other mask shows one object, as `open_mask` reads it.
+    """
+    import numpy as np
+
+    with Image.open(path) as file:
+        file.load()
+        image: Image.Image = ImageOps.exif_transpose(file)
+    if kind != "any" or image.mode != "P" or "transparency" in image.info:
+        return open_mask(path, kind).point(lambda value: min(value, 1))
+    numbers = np.asarray(image)
+    return Image.fromarray(np.where(numbers == 255, 0, numbers).astype(np.uint8))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from gta.data.folder import Sample
-from gta.data.images import open_mask, open_rgb
+from gta.data.images import open_mask, open_objects, open_rgb
+from gta.data.listing import Sample
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -106,10 +106,35 @@ class TestViews(Dataset[tuple[Tensor, int, Tensor]]):
         if sample.mask is None:
             mask = torch.full((self.size, self.size), torch.nan)
         else:
-            mask = (v2.functional.pil_to_tensor(framed(open_mask(sample.mask), self.size))[0] > 0).float()
+            mask = (
+                v2.functional.pil_to_tensor(framed(open_mask(sample.mask, sample.mask_kind), self.size))[0] > 0
+            ).float()
             if not mask.any():  # the object lies outside the frame: nothing to measure
                 mask = mask * torch.nan
         return self.view(open_rgb(sample.path)), sample.label, mask
+
+
+class ObjectViews(Dataset[tuple[Tensor, Tensor]]):
+    """Images as evaluated, with the objects of their masks apart.
+
+    Item: image (3, size, size) float32 normalised; objects (size, size) int64: 0 for the background, else the object's
+    number; all 0 where there is no mask or the object lies outside the frame.
+    """
+
+    def __init__(self, samples: Sequence[Sample], size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.samples, self.size = samples, size
+        self.view = test_view(size, mean, std)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        sample = self.samples[index]
+        objects = torch.zeros((self.size, self.size), dtype=torch.int64)
+        if sample.mask is not None:
+            numbers = framed(open_objects(sample.mask, sample.mask_kind), self.size)
+            objects = v2.functional.pil_to_tensor(numbers)[0].long()
+        return self.view(open_rgb(sample.path)), objects
 
 
 def framed(image: Image.Image, size: int) -> Image.Image:

@@ -22,6 +22,7 @@ from torch import nn
 from gta.attention.draw import draw_maps
 from gta.attention.maps import logits_and_rows
 from gta.data.folder import Photos, read_photos
+from gta.data.sets import resolved
 from gta.data.views import EpochSampler, TestViews, TrainViews, loader, workers_for
 from gta.errors import GtaError
 from gta.methods import GUIDED, METHODS
@@ -67,7 +68,12 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         if is_complete(out):
             return read_results(out) if first else None
     photos = read_photos(
-        options.data, fraction=options.fraction, seed=options.seed, skip_unreadable=options.skip_unreadable
+        options.data,
+        fraction=options.fraction,
+        seed=options.seed,
+        skip_unreadable=options.skip_unreadable,
+        subset_list=options.subset_list,
+        download=options.download,
     )
     source = load_source(options.source, options.image_size, heads=options.heads)
     info = source_info(source)
@@ -96,6 +102,7 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         "layers": _as_text(options.layers) if guided else None,
         "distance": options.distance if guided else None,
         "fraction": options.fraction,
+        "subset_list": options.subset_list,
         "seed": options.seed,
         "epochs": options.epochs,
         "batch_size": _share(options, trainer) * trainer.world_size,
@@ -178,7 +185,9 @@ def _fit(
     module = FineTuning(method, options, steps=len(training) * options.epochs)
     checkpoint = Path(options.out) / CHECKPOINT
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*(LeafSpec|does not have many workers|in eval mode|lr_scheduler.step).*")
+        warnings.filterwarnings(
+            "ignore", ".*(LeafSpec|does not have many workers|in eval mode|lr_scheduler.step|Total length of).*"
+        )
         try:
             resumed = str(checkpoint) if checkpoint.is_file() else None
             trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
@@ -237,8 +246,12 @@ def resolve_precision(precision: str) -> str:
 def _check_same(before: TrainOptions, now: TrainOptions) -> None:
     for field in fields(TrainOptions):
         old, new = getattr(before, field.name), getattr(now, field.name)
-        same = old == new or (field.name in ("data", "source") and Path(old).resolve() == Path(new).resolve())
-        if not same and field.name not in ("out", "workers", "devices"):
+        same = (
+            old == new
+            or (field.name == "data" and resolved(old) == resolved(new))
+            or (field.name in ("source", "subset_list") and old and new and Path(old).resolve() == Path(new).resolve())
+        )
+        if not same and field.name not in ("out", "workers", "devices", "download"):
             raise GtaError(
                 f"--resume goes on with {field.name}={old}, but {field.name}={new} was given. Leave it out, or "
                 "start another run with another --out."

@@ -17,8 +17,9 @@ class TrainOptions:
     own: the GTA paper does not publish them.
 
     Args:
-        data: Folder with train/CLASS/*, and optionally val/, test/ and masks/SPLIT/CLASS/NAME.png. Without
-            val/, a seeded tenth of every class of train is held out.
+        data: Folder with train/CLASS/*, and optionally val/, test/ and masks/SPLIT/CLASS/NAME.png; or a .csv file
+            of path,label,split; or NAME:ROOT for a published set, such as cub:DIR, pets:DIR or hf:NAME (see
+            docs/data.md). Without val, a seeded tenth of every class of train is held out.
         out: Run folder to write.
         source: Pre-trained ViT: timm:NAME, gta:butterflies, or a .safetensors, .pth or .pt file.
         heads: Attention heads of the source, where they are not width / 64 and its file does not say.
@@ -27,6 +28,8 @@ class TrainOptions:
         layers: Guided layers (gta): all, last, or indices such as 0,5,-1 (a leading minus needs --layers=-1).
         distance: Distance between attention rows (gta).
         fraction: Share of every class's training images to use, above 0 and up to 1; seeded and nested.
+        subset_list: File that names the training images to use, instead of fraction: a manifest of gta data
+            manifest, or a published list of paths with or without classes.
         image_size: Side of the images in px, a multiple of the patch size.
         epochs: Passes over the training images; the last one's weights are the result.
         batch_size: Images per step, over all devices together (rounded down to a multiple of their number).
@@ -40,6 +43,7 @@ class TrainOptions:
         val_every: Validate every so many epochs (the last one always is).
         workers: Processes that load images. -1: none where the CPU trains, else one per core, at most 8.
         devices: Accelerators to use. 0: all there are.
+        download: Fetch a published data set into its ROOT first, where it is not there.
         skip_unreadable: Leave unreadable images out (and record them) instead of refusing to train.
     """
 
@@ -52,6 +56,7 @@ class TrainOptions:
     layers: list[int] | str = "all"
     distance: Literal["l2"] = "l2"
     fraction: float = 1.0
+    subset_list: str | None = None
     image_size: int = 224
     epochs: int = 15
     batch_size: int = 32
@@ -64,6 +69,7 @@ class TrainOptions:
     val_every: int = 1
     workers: int = -1
     devices: int = 0
+    download: bool = False
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from gta.data.folder import Sample, read_photos, read_split
 from gta.data.images import inspect_all, open_rgb
+from gta.data.sets import parts
 from gta.data.views import test_view
 from gta.errors import GtaError
 from gta.sources import load_source, source_info
@@ -33,7 +34,8 @@ def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> 
     options = read_options(folder)
     model, known = load_weights(folder)
     root = data or options.data
-    samples = _samples(Path(root), split, known["classes"], options)
+    subset_list = options.subset_list if data is None else None
+    samples = _samples(root, split, known["classes"], options, subset_list)
     source = load_source(options.source, options.image_size, heads=options.heads)
     info = source_info(source)
     device = _device()
@@ -44,11 +46,19 @@ def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> 
     }  # fmt: skip
 
 
-def _samples(root: Path, split: str, classes: list[str], options: TrainOptions) -> Sequence[Sample]:
-    if split != "train" and (root / split).is_dir():
+def _samples(
+    root: str, split: str, classes: list[str], options: TrainOptions, subset_list: str | None
+) -> Sequence[Sample]:
+    if split != "train" and not parts(root)[0] and (Path(root) / split).is_dir():
         return read_split(root, split, classes, skip_unreadable=options.skip_unreadable)
-    # train is what the run's fraction and seed choose; val may have to be held out of train
-    photos = read_photos(root, fraction=options.fraction, seed=options.seed, skip_unreadable=options.skip_unreadable)
+    # train is what the run's fraction and seed (or its list) choose; val may have to be held out of train
+    photos = read_photos(
+        root,
+        fraction=options.fraction,
+        seed=options.seed,
+        skip_unreadable=options.skip_unreadable,
+        subset_list=subset_list,
+    )
     if list(photos.classes) != classes:
         differing = sorted(set(photos.classes) ^ set(classes))
         raise GtaError(f"{root} has other classes than the model was trained on: {', '.join(differing[:8])}.")

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from gta.data.sets import resolved
 from gta.errors import GtaError
 from gta.training.options import TrainOptions
 
@@ -72,7 +73,9 @@ def open_folder(folder: Path, options: TrainOptions, *, resume: bool, overwrite:
 def config_text(options: TrainOptions) -> str:
     """YAML of the options; paths absolute, so that it runs from anywhere; without `out`."""
     values = asdict(options)
-    values["data"] = str(Path(options.data).resolve())
+    values["data"] = resolved(options.data)
+    if options.subset_list is not None:
+        values["subset_list"] = str(Path(options.subset_list).resolve())
     del values["out"]  # so that a config never says where to write
     if Path(options.source).exists():
         values["source"] = str(Path(options.source).resolve())
@@ -120,7 +123,8 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
     The metadata has `architecture`, `model_args`, `mean`, `std` and `classes`.
     """
-    from gta.sources import build, read_checkpoint
+    from gta.checkpoints.files import read_checkpoint
+    from gta.sources import build
 
     if not (folder / WEIGHTS).is_file():
         hint = " The run is not finished: add --resume to its training." if (folder / CONFIG).is_file() else ""

@@ -1,0 +1,127 @@
+"""Lists of training images: written so that two people can check they trained on the same ones, and read.
+
+A manifest has one line per image, `path<TAB>class<TAB>SHA-256 of the file`, below comment lines that say what it is.
+Read are such manifests, lists of "path class" lines as Transfer-Learning-Library publishes them
+(github.com/thuml/Transfer-Learning-Library, `image_list/train_15.txt`), and lists of paths alone as
+Batch-Spectral-Shrinkage does (github.com/thuml/Batch-Spectral-Shrinkage, `ft-datalist/cub200_15_train.txt`). Both keep
+the images under folders of their own, so an image is found by the end of its path.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from gta.data.listing import Sample
+from gta.data.subsets import digest
+from gta.errors import GtaError
+
+
+def manifest_text(
+    title: str, note: str, classes: Sequence[str], samples: Sequence[Sample], sums: Mapping[Path, str]
+) -> str:
+    """A manifest of these samples.
+
+    Args:
+        title: the data set's spec.
+        note: how the samples were chosen.
+        classes: names in label order.
+        samples: the images.
+        sums: SHA-256 of each sample's file, 64 hex digits.
+
+    Raises:
+        GtaError: a path or class with a tab or line break in it.
+    """
+    whole = digest([f"{s.name} {sums[s.path]}" for s in samples])
+    lines = [f"{s.name}\t{classes[s.label]}\t{sums[s.path]}" for s in samples]
+    for s, line in zip(samples, lines, strict=True):
+        if line.count("\t") != 2 or len(line.splitlines()) != 1:
+            raise GtaError(f"{s.name!r} has a tab or line break in its path or class: a manifest cannot hold it.")
+    head = [f"# {title}: {note}", f"# {len(samples)} images of {len(classes)} classes, digest {whole}"]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def listed(path: Path, classes: Sequence[str], samples: Sequence[Sample], sums: Mapping[Path, str]) -> set[str]:
+    """Names of the samples that a list file names.
+
+    Args:
+        path: the list.
+        classes: names in label order.
+        samples: the training images to choose from.
+        sums: SHA-256 of each sample's file.
+
+    Raises:
+        GtaError: no such file, an empty list, images that are not there or that several files could be, images named
+            twice, classes that are not the data's, a class without an image, or files other than the manifest's.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise GtaError(f"--subset-list {path} cannot be read: {error.strerror or error}.") from error
+    rows = [_row(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not rows:
+        raise GtaError(f"--subset-list {path} names no image: write one per line, as a path or as 'path class'.")
+    index = _by_ending(samples)
+    chosen: dict[str, Sample] = {}
+    meaning: dict[str, int] = {}
+    problems: list[str] = []
+    for name, word, sha in rows:
+        found = _find(name, index)
+        if len(found) != 1:
+            problems.append(f"{name}: " + ("several images end so" if found else "not in the training images"))
+            continue
+        sample = found[0]
+        if sample.name in chosen:
+            problems.append(f"{name}: named twice")
+        elif word is not None and meaning.setdefault(word, sample.label) != sample.label:
+            problems.append(
+                f"{name}: class {word} is {classes[meaning[word]]!r} elsewhere, here {classes[sample.label]!r}"
+            )
+        elif sha is not None and sha != sums[sample.path]:
+            problems.append(f"{name}: another file (SHA-256 {sums[sample.path][:12]}…, the list has {sha[:12]}…)")
+        chosen[sample.name] = sample
+    if problems:
+        more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
+        shown = "\n".join(f"  {p}" for p in problems[:8])
+        raise GtaError(
+            f"{len(problems)} of the {len(rows)} lines of --subset-list {path} do not fit the data:\n{shown}{more}"
+        )
+    without = sorted({s.label for s in samples} - {s.label for s in chosen.values()})
+    if without:
+        raise GtaError(
+            f"--subset-list {path} has no image of {len(without)} classes, {classes[without[0]]!r} among them."
+        )
+    return set(chosen)
+
+
+def _row(line: str) -> tuple[str, str | None, str | None]:
+    """Path, class and SHA-256 of a line; a class is what stands behind the last space, unless that is a path's end."""
+    if "\t" in line:
+        name, word, *sha = line.split("\t")
+        return name.strip(), word.strip(), sha[0].strip() if sha else None
+    name, _, word = line.strip().rpartition(" ")
+    if name and not PurePosixPath(word).suffix:
+        return name.strip(), word, None
+    return line.strip(), None, None
+
+
+def _by_ending(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    index = defaultdict(list)
+    for s in samples:
+        index[PurePosixPath(s.name).name].append(s)
+    return index
+
+
+def _find(name: str, index: Mapping[str, list[Sample]]) -> list[Sample]:
+    """The samples that share the longest end of this path."""
+    wanted = PurePosixPath(name.replace("\\", "/")).parts[::-1]
+    found = index.get(wanted[0], []) if wanted else []
+    for depth in range(2, len(wanted) + 1):
+        if len(found) < 2:
+            break
+        closer = [s for s in found if PurePosixPath(s.name).parts[::-1][:depth] == wanted[:depth]]
+        if not closer:
+            break
+        found = closer
+    return found

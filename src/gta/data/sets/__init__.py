@@ -1,0 +1,91 @@
+"""Data by its spec: NAME:ROOT for a published set (one file each beside this one), a folder, or a CSV file."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from gta.data.listing import Listing
+from gta.errors import GtaError
+
+SETS = {  # each module has list_set(what follows NAME:, download)
+    "cub": "gta.data.sets.cub",
+    "cars": "gta.data.sets.cars",
+    "aircraft": "gta.data.sets.aircraft",
+    "dogs": "gta.data.sets.dogs",
+    "pets": "gta.data.sets.pets",
+    "flowers": "gta.data.sets.flowers",
+    "food101": "gta.data.sets.food101",
+    "dtd": "gta.data.sets.dtd",
+    "eurosat": "gta.data.sets.eurosat",
+    "pcam": "gta.data.sets.pcam",
+    "medmnist": "gta.data.sets.medmnist",
+    "hf": "gta.data.sets.hub",
+}
+
+
+def list_data(spec: str | Path, download: bool = False) -> Listing:
+    """List the images of a data spec.
+
+    Args:
+        spec: NAME:ROOT with a name of `SETS`, a folder with train/CLASS/, or a .csv file.
+        download: fetch a named set's official archives where they are not there.
+
+    Raises:
+        GtaError: an unknown name, nothing there, or not what the name promises.
+    """
+    name, rest = parts(spec)
+    if name:
+        module = import_module(SETS[name])
+        listing: Listing = module.list_set(rest, download)
+        return listing
+    if download:
+        raise GtaError(f"--download fetches data sets by name, NAME:ROOT with one of {', '.join(SETS)}; not {spec}.")
+    path = Path(spec)
+    if path.suffix.lower() == ".csv":
+        from gta.data.sets.table import list_table
+
+        return list_table(path)
+    from gta.data.sets.folders import list_folder
+
+    return list_folder(path)
+
+
+def parts(spec: str | Path) -> tuple[str, str]:
+    """NAME and what follows it, or ("", spec) for a path.
+
+    Raises:
+        GtaError: a name nobody knows, and no such path.
+    """
+    name, colon, rest = str(spec).partition(":")
+    if colon and name in SETS:
+        return name, rest
+    if colon and name.isidentifier() and len(name) > 1 and not Path(spec).exists():
+        raise GtaError(
+            f"--data {spec}: no data set is called {name!r}. Write one of {', '.join(SETS)} before the colon, or the "
+            "path of a folder or a .csv file."
+        )
+    return "", str(spec)
+
+
+def resolved(spec: str | Path) -> str:
+    """The spec with its folder as an absolute path, so that it means the same from anywhere."""
+    head, root = _place(spec)
+    return f"{head}{Path(root).resolve()}" if root else head
+
+
+def title(spec: str | Path) -> str:
+    """The spec without the folder's place on this machine: "cub", "medmnist:pathmnist", or the folder's own name."""
+    head, root = _place(spec)
+    return head.rstrip(":") or Path(root).resolve().name
+
+
+def _place(spec: str | Path) -> tuple[str, str]:
+    """What stands before the folder, colon included, and the folder ("" where the spec names none)."""
+    name, rest = parts(spec)
+    if not name:
+        return "", str(spec)
+    flag, colon, root = rest.rpartition(":")
+    if name == "hf" or (name == "medmnist" and not colon):
+        return str(spec), ""
+    return f"{name}:{flag}{colon}", root

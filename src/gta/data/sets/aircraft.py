@@ -1,0 +1,44 @@
+"""FGVC-Aircraft 2013b (Maji et al. 2013, arXiv 1306.5151): 100 variants. Read by torchvision's loader.
+
+Train is the official trainval, as in the fine-tuning papers; the official val is part of it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gta.data.listing import DataSet, Listing
+from gta.data.sets.vision import read_with
+
+_FOLDER = "fgvc-aircraft-2013b"
+
+
+def _read(root: Path) -> Listing:
+    from torchvision.datasets import FGVCAircraft
+
+    splits = {"train": {"split": "trainval"}, "test": {"split": "test"}}
+    return read_with(FGVCAircraft, _FOLDER, root, splits, lambda data: (data._image_files, data._labels))
+
+
+def _fetch(root: Path) -> None:
+    from torchvision.datasets import FGVCAircraft
+
+    FGVCAircraft(str(root), split="test", download=True)  # the archive brings its folder along
+
+
+SET = DataSet(
+    name="aircraft",
+    title="FGVC-Aircraft 2013b (Maji et al. 2013)",
+    source="Get fgvc-aircraft-2013b.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/.",
+    layout="ROOT is fgvc-aircraft-2013b/ (or the folder above it) with data/images/, data/variants.txt and "
+    "data/images_variant_trainval.txt and …_test.txt.",
+    classes=100,
+    expected={"train": 6667, "test": 3333},
+    read=_read,
+    fetch=_fetch,
+)
+
+
+def list_set(where: str, download: bool) -> Listing:
+    """Official trainval and test by variant; the set has no masks."""
+    return SET.open(where, download)

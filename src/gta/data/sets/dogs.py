@@ -1,0 +1,51 @@
+"""Stanford Dogs (Khosla et al. 2011): 120 breeds. `train_list.mat` and `test_list.mat` hold file_list and labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gta.data.listing import DataSet, Listing, Sample
+from gta.data.sets.matlab import read_mat
+
+_ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
+_ARCHIVES = ("images.tar", "annotation.tar", "lists.tar")
+
+
+def _read(root: Path) -> Listing:
+    classes: dict[int, str] = {}
+    splits: dict[str, list[Sample]] = {}
+    for split in ("train", "test"):
+        content = read_mat(_list(root, f"{split}_list.mat"))
+        pairs = zip(content["file_list"].tolist(), content["labels"].tolist(), strict=True)
+        rows = [(str(name), int(number) - 1) for name, number in pairs]
+        splits[split] = [Sample(root / "Images" / name, f"Images/{name}", label) for name, label in rows]
+        classes |= {label: name.partition("/")[0] for name, label in rows}
+    return Listing("", root, tuple(classes[label] for label in range(len(classes))), splits)
+
+
+def _list(root: Path, name: str) -> Path:
+    return root / "lists" / name if (root / "lists" / name).is_file() else root / name
+
+
+def _fetch(root: Path) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    for name in _ARCHIVES:  # the authors publish no checksums; the images are counted and read instead
+        download_and_extract_archive(_ADDRESS + name, str(root))
+
+
+SET = DataSet(
+    name="dogs",
+    title="Stanford Dogs (Khosla et al. 2011)",
+    source=f"Get images.tar and lists.tar from {_ADDRESS}.",
+    layout="ROOT holds Images/ and train_list.mat and test_list.mat (in it or in lists/).",
+    classes=120,
+    expected={"train": 12000, "test": 8580},
+    read=_read,
+    fetch=_fetch,
+)
+
+
+def list_set(where: str, download: bool) -> Listing:
+    """Official split; the set has boxes but no masks."""
+    return SET.open(where, download)

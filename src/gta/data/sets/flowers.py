@@ -1,0 +1,43 @@
+"""Oxford 102 Flowers (Nilsback & Zisserman 2008). Read by torchvision's loader; official train, val and test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gta.data.listing import DataSet, Listing
+from gta.data.sets.matlab import need_scipy
+from gta.data.sets.vision import fetch_with, read_with
+
+_FOLDER = "flowers-102"
+
+
+def _read(root: Path) -> Listing:
+    from torchvision.datasets import Flowers102
+
+    need_scipy()
+    splits = {split: {"split": split} for split in ("train", "val", "test")}
+    return read_with(Flowers102, _FOLDER, root, splits, lambda data: (data._image_files, data._labels))
+
+
+def _fetch(root: Path) -> None:
+    from torchvision.datasets import Flowers102
+
+    need_scipy()
+    fetch_with(Flowers102, _FOLDER, split="test")(root)
+
+
+SET = DataSet(
+    name="flowers",
+    title="Oxford 102 Flowers (Nilsback & Zisserman 2008)",
+    source="Get 102flowers.tgz, imagelabels.mat and setid.mat from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/.",
+    layout="ROOT holds jpg/, imagelabels.mat and setid.mat.",
+    classes=102,
+    expected={"train": 1020, "val": 1020, "test": 6149},
+    read=_read,
+    fetch=_fetch,
+)
+
+
+def list_set(where: str, download: bool) -> Listing:
+    """Official train, val and test; no masks."""
+    return SET.open(where, download)

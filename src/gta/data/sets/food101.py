@@ -1,0 +1,38 @@
+"""Food-101 (Bossard et al. 2014): 101 dishes, train labels partly wrong by design. Read by torchvision's loader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gta.data.listing import DataSet, Listing
+from gta.data.sets.vision import read_with
+
+
+def _read(root: Path) -> Listing:
+    from torchvision.datasets import Food101
+
+    splits = {split: {"split": split} for split in ("train", "test")}
+    return read_with(Food101, "food-101", root, splits, lambda data: (data._image_files, data._labels))
+
+
+def _fetch(root: Path) -> None:
+    from torchvision.datasets import Food101
+
+    Food101(str(root), split="test", download=True)  # the archive brings its folder along
+
+
+SET = DataSet(
+    name="food101",
+    title="Food-101 (Bossard et al. 2014)",
+    source="Get food-101.tar.gz from https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/.",
+    layout="ROOT is food-101/ (or the folder above it) with images/ and meta/train.json and meta/test.json.",
+    classes=101,
+    expected={"train": 75750, "test": 25250},
+    read=_read,
+    fetch=_fetch,
+)
+
+
+def list_set(where: str, download: bool) -> Listing:
+    """Official split; no masks."""
+    return SET.open(where, download)
