@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from gta import __version__
 from gta.errors import GtaError
+from gta.methods import METHODS, parts_of
 from gta.training.options import TrainOptions
 
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
@@ -146,10 +147,37 @@ def demo() -> None:
     )
 
 
+def methods(as_json: bool = False) -> None:
+    """List the methods that gta train takes, with their papers and options.
+
+    Args:
+        as_json: Print JSON instead of a table.
+    """
+    from dataclasses import fields
+
+    from gta.methods import METHODS, part_class
+
+    kinds = {name: part_class(name) for name in METHODS}
+    own = {n: {} if k.flat else {f"--{n}.{f.name}": f.default for f in fields(k)} for n, k in kinds.items()}
+    if as_json:
+        rows = [
+            {"method": n, "description": _first_line(k), "paper": k.paper, "options": own[n]} for n, k in kinds.items()
+        ]
+        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    table = _table("method", "what it does", "paper", "options")
+    for name, kind in kinds.items():
+        options = "\n".join(f"{flag} {default}" for flag, default in own[name].items())
+        table.add_row(*_plain(name, _first_line(kind), kind.paper, options))
+    _console().print(table)
+    print("a+b composes: gta train --method gta+transmix")
+
+
 def _train(given: Namespace) -> None:
     from gta.training.fit import train
 
-    values = {k: v for k, v in vars(given).items() if k not in ("config", "resume", "overwrite")}
+    values = {k: v for k, v in vars(given).items() if k not in ("config", "resume", "overwrite", *METHODS)}
+    values["settings"] = _settings(given)
     results = train(TrainOptions(**values), resume=given.resume, overwrite=given.overwrite)
     if results is not None:
         out = Path(given.out)
@@ -158,11 +186,46 @@ def _train(given: Namespace) -> None:
         print(f"Model {out / 'model.safetensors'}" + (f", pictures {picture}" if picture.is_file() else ""))
 
 
+def _settings(given: Namespace) -> dict[str, dict[str, Any]]:
+    """The methods' own options: those of --settings and config.yaml, and over them the flags --NAME.FIELD."""
+    settings = {name: dict(values) for name, values in given.settings.items()}
+    for name in METHODS:
+        flags = {k: v for k, v in vars(getattr(given, name, Namespace())).items() if v is not None}
+        if flags:
+            settings[name] = settings.get(name, {}) | flags
+    return settings
+
+
+def _method(text: str) -> str:
+    """The type of --method."""
+    try:
+        parts_of(text)
+    except GtaError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _add_method_options(parser: ArgumentParser) -> None:
+    """A flag --NAME.FIELD for each option of each method's own; imports the methods."""
+    from dataclasses import fields
+    from typing import get_type_hints
+
+    from gta.methods import part_class
+
+    for name in METHODS:
+        kind = part_class(name)
+        helps, types = dict(_documented(kind)), get_type_hints(kind)
+        for field in () if kind.flat else fields(kind):
+            meaning = f"{helps[field.name]} (method {name}; default {field.default})"
+            # Without a default of its own: what was not given is left to the config, then to the method.
+            parser.add_argument(f"--{name}.{field.name}", type=types[field.name] | None, default=None, help=meaning)
+
+
 def _command(function: Callable[..., None]) -> Callable[[Namespace], None]:
     return lambda given: function(**{k: v for k, v in vars(given).items() if k != "config"})
 
 
-def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
+def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
     parser = ArgumentParser(
         prog="gta", description="Fine-tune ViTs without losing what pre-training taught them to look at."
     )
@@ -170,9 +233,12 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
 
     training = DashedParser(description=_first_line(TrainOptions))
-    training.add_class_arguments(TrainOptions, as_group=False, skip={"skip_unreadable"})
-    unreadable = dict(_documented(TrainOptions))["skip_unreadable"]
-    training.add_argument("--skip_unreadable", action="store_true", help=unreadable)
+    training.add_class_arguments(TrainOptions, as_group=False, skip={"skip_unreadable", "method"})
+    helps = dict(_documented(TrainOptions))
+    training.add_argument("--method", type=_method, default="gta", help=helps["method"])
+    training.add_argument("--skip_unreadable", action="store_true", help=helps["skip_unreadable"])
+    if command == "train":  # only then, for it takes seconds
+        _add_method_options(training)
     training.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml.")
     training.add_argument("--resume", action="store_true", help="Go on with the unfinished run in --out.")
     training.add_argument("--overwrite", action="store_true", help="Replace a run in --out.")
@@ -185,6 +251,7 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
         source: ("spec",),
         world: (),
         demo: (),
+        methods: (),
     }
     for function, names in positional.items():
         sub = DashedParser(description=_first_line(function))
@@ -227,7 +294,7 @@ def _with_saved_options(arguments: list[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
     words = _with_saved_options(list(sys.argv[1:] if arguments is None else arguments))
-    parser, handlers = _parser()
+    parser, handlers = _parser(next(iter(words), ""))
     given = parser.parse_args(words)
     command = given.subcommand
     try:

@@ -45,6 +45,7 @@ def guide(
     layers: str | int | Sequence[int] = "all",
     distance: str | Distance = "l2",
     reduction: Reduction = "mean",
+    layer_weights: Sequence[float] | None = None,
 ) -> Guided:
     """Guide `model` by the attention of `source`.
 
@@ -55,6 +56,7 @@ def guide(
         layers: "all", "last", or layer indices (negative ones count from the end).
         distance: a name in `gta.distances.DISTANCES`, or a function of that shape.
         reduction: over patch tokens, "mean" or "sum"; images, layers and heads are always averaged.
+        layer_weights: factor ≥ 0 of each guided layer's distance, in layer order; None for 1 everywhere.
 
     Returns:
         A module that maps images to (logits, penalty).
@@ -62,7 +64,7 @@ def guide(
     Raises:
         GtaError: the models do not match, have no [cls] token, or an option is out of range.
     """
-    return Guided(model, source, weight, layers, distance, reduction)
+    return Guided(model, source, weight, layers, distance, reduction, layer_weights)
 
 
 class Guided(nn.Module):
@@ -74,6 +76,7 @@ class Guided(nn.Module):
             `state_dict()`, but follows `.to(device)`.
         weight: λ; may be changed between steps.
         layers: the guided layers, ascending, non-negative.
+        first_patch: number of prefix tokens of target and source.
     """
 
     model: nn.Module
@@ -86,6 +89,7 @@ class Guided(nn.Module):
         layers: str | int | Sequence[int],
         distance: str | Distance,
         reduction: Reduction,
+        layer_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if model is source:
@@ -107,9 +111,10 @@ class Guided(nn.Module):
         self.model = model
         self.weight = float(weight)
         self.layers = resolve_layers(layers, target_is.depth)
+        self.layer_weights = None if layer_weights is None else _checked(layer_weights, self.layers)
         self.reduction: Reduction = reduction
         self._distance = DISTANCES[distance] if isinstance(distance, str) else distance
-        self._first_patch = (target_is.prefix_tokens, source_is.prefix_tokens)
+        self.first_patch = (target_is.prefix_tokens, source_is.prefix_tokens)
         self._hidden_source = (source.requires_grad_(False).eval(),)  # in a tuple, so no submodule
         self.training = model.training
 
@@ -138,14 +143,28 @@ class Guided(nn.Module):
         check_images(self.model, images)
         if not self.model.training or self.weight == 0:
             return self.model(images), torch.zeros((), device=images.device)
-        source_rows = self._source_rows(images)  # first: its workspace is free again before the target's fills up
-        tap = RowTap(self.layers, self._first_patch[0])
+        source_rows = self.source_rows(images)  # first: its workspace is free again before the target's fills up
+        tap = self.tap()
         with tap:
             logits = self.model(images)
+        return logits, self.weight * self.distance(self.target_rows(tap), source_rows)
+
+    def tap(self) -> RowTap:
+        """To be entered around the target's forward pass, for `target_rows`."""
+        return RowTap(self.layers, self.first_patch[0])
+
+    def target_rows(self, tap: RowTap) -> list[Tensor]:
+        """The rows that a tap saw, one (B, H, N) float32 tensor per guided layer."""
         rows = captured_rows(tap, self.model, self.layers)
         self._check_gradient(rows)
-        per_layer = [self._distance(t, s, self.reduction).mean() for t, s in self._pairs(rows, source_rows)]
-        return logits, self.weight * torch.stack(per_layer).mean()
+        return rows
+
+    def distance(self, target: list[Tensor], source: list[Tensor]) -> Tensor:
+        """Mean distance over images, heads and guided layers (each with its factor), without λ: float32 scalar."""
+        per_layer = torch.stack([self._distance(t, s, self.reduction).mean() for t, s in self._pairs(target, source)])
+        if self.layer_weights is not None:
+            per_layer = per_layer * torch.tensor(self.layer_weights, device=per_layer.device)
+        return per_layer.mean()
 
     def measure(self, images: Tensor) -> Tensor:
         """Squared row difference between target and source, for diagnosis.
@@ -159,21 +178,26 @@ class Guided(nn.Module):
             (guided layers, heads) float32: mean over images and patch tokens of (t − s)².
         """
         check_images(self.model, images)
-        tap = RowTap(self.layers, self._first_patch[0])
+        tap = RowTap(self.layers, self.first_patch[0])
         with evaluating(self.model), torch.no_grad(), tap:
             self.model(images)
         target = captured_rows(tap, self.model, self.layers)
-        pairs = self._pairs(target, self._source_rows(images))
+        pairs = self._pairs(target, self.source_rows(images))
         return torch.stack([(t - s).square().mean((0, 2)) for t, s in pairs])
 
-    def _source_rows(self, images: Tensor) -> list[Tensor]:
+    def source_rows(self, images: Tensor) -> list[Tensor]:
+        """The source's rows of these images, without autograd, one (B, H, N) float32 tensor per guided layer."""
+        self.ready_source(images)
+        return read_rows(self.source, images, self.layers, self.first_patch[1])
+
+    def ready_source(self, images: Tensor) -> None:
+        """See to it that the source is in eval mode, where the target is, and can take the images."""
         if self.source.training:  # somebody called train() on it
             self.source.eval()
         ours, theirs = next(self.model.parameters()), next(self.source.parameters())
         if ours.device != theirs.device or ours.dtype != theirs.dtype:  # the model was moved without its guide
             self.source.to(ours.device, ours.dtype)
         check_images(self.source, images)
-        return read_rows(self.source, images, self.layers, self._first_patch[1])
 
     def _pairs(self, target: list[Tensor], source: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         for layer, t, s in zip(self.layers, target, source, strict=True):
@@ -197,6 +221,15 @@ class Guided(nn.Module):
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}, layers={self.layers}, reduction={self.reduction!r}"
+
+
+def _checked(layer_weights: Sequence[float], layers: Sequence[int]) -> tuple[float, ...]:
+    if len(layer_weights) != len(layers) or not all(math.isfinite(w) and w >= 0 for w in layer_weights):
+        raise GtaError(
+            f"layer_weights={list(layer_weights)} cannot be used: write one finite number ≥ 0 for each of the "
+            f"{len(layers)} guided layers."
+        )
+    return tuple(float(w) for w in layer_weights)
 
 
 @contextmanager
