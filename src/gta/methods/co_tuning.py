@@ -46,7 +46,7 @@ class CoTuning(Part):
         total, count = torch.zeros(()), torch.zeros(())
         for images, labels in batches():
             features = read_features(self._source, images)
-            probabilities = self._old.to(features.device)(features).float().softmax(-1)
+            probabilities = self._old.to(features)(features).float().softmax(-1)
             of_class = torch.nn.functional.one_hot(labels, self._classes).float()  # (B, classes)
             total = total.to(of_class.device) + of_class.T @ probabilities
             count = count.to(of_class.device) + of_class.sum(0)

@@ -46,7 +46,7 @@ class LwF(Part):
 
     def before(self, images: Tensor) -> None:
         features = read_features(self._source, images)
-        self._answers = self._old.to(features.device)(features)
+        self._answers = self._old.to(features)(features)
 
     def watch(self) -> Features:
         return self._watch
