@@ -292,18 +292,26 @@ def test_guides_hold_what_they_say(guide, source, target, images):
     torch.testing.assert_close(found.double(), 3 * (0.5 * each[0] + 2 * each[2]) / 2, rtol=1e-4, atol=0)
 
 
-def test_auto_sets_the_weight_from_loss_and_distances(source, target, images):
-    part = GTA(weight="auto", weight_budget=0.25)
+@pytest.mark.parametrize("allowed", [0.05, 20.0])
+def test_auto_sets_the_weight_from_loss_and_distances(allowed, source, target, images):
+    part = GTA(weight="auto", weight_budget=allowed)
     done = Recipe(target, source, [part])(images, LABELS)
-    t, s = (torch.stack(reference_rows(m, images)) for m in (target, source))
-    distance, apart = (t - s).square().mean(), (s.roll(1, 1) - s).square().mean()
-    weight = F.cross_entropy(target(images), LABELS) * distance / (0.25 * apart) ** 2
+    with torch.no_grad():
+        t, s = (torch.stack(reference_rows(m, images)) for m in (target, source))
+        distance, budget = (t - s).square().mean(), allowed * (s.roll(1, 1) - s).square().mean()
+        weight = F.cross_entropy(target(images), LABELS) / budget * min(1.0, (distance / budget).item())
+    assert (distance > budget) == (allowed < 1)  # both sides of the budget
     torch.testing.assert_close(part.strength().double(), weight, rtol=1e-4, atol=0)
     torch.testing.assert_close(done.penalty.double(), weight * distance, rtol=1e-4, atol=0)
     (slope,) = torch.autograd.grad(done.penalty, target.blocks[0].attn.qkv.weight)
     fixed = penalty(GTA(weight=weight.item()), target, source, images)  # neither loss nor distance pass a gradient
     (expected,) = torch.autograd.grad(fixed, target.blocks[0].attn.qkv.weight)
     torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_auto_needs_two_images_and_survives_equal_ones(source, target, images):
+    done = Recipe(target, source, [GTA(weight="auto")])(images[:1].expand(B, -1, -1, -1), LABELS)
+    assert done.penalty.isfinite()
     with pytest.raises(gta.GtaError, match="at least 2"):
         Recipe(target, source, [GTA(weight="auto")])(images[:1], LABELS[:1])
 

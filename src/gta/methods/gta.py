@@ -5,7 +5,7 @@ softmax over all tokens, or all tokens' outputs of the attention modules or of t
 
 `weight="auto"` sets λ by itself, in each step anew:
 
-    λ = L · D / D*²,   D* = drift_budget · D(source on these images, source on other images)
+    λ = L / D* · min(1, D / D*),   D* = weight_budget · D(source on these images, source on other images)
 
 L: this batch's cross-entropy; D: this batch's mean distance from the source; neither passes a gradient. See
 docs/methods.md for why.
@@ -88,7 +88,8 @@ class GTA(Part):
             raise GtaError("--weight auto compares the images of a batch: use a --batch-size of at least 2 per device.")
         others = [rows.roll(1, 0) for rows in self._held]
         budget = self.weight_budget * self._guided.distance(others, self._held)
-        return loss * distance / budget.square().clamp(min=torch.finfo(budget.dtype).tiny)
+        budget = budget.clamp(min=torch.finfo(budget.dtype).eps)  # images that all look the same
+        return loss / budget * (distance / budget).clamp(max=1)
 
     def strength(self) -> float | Tensor:
         return self._strength
