@@ -173,6 +173,64 @@ def methods(as_json: bool = False) -> None:
     print("a+b composes: gta train --method gta+transmix")
 
 
+def compare(
+    data: str,
+    out: str,
+    methods: list[str] | str = "plain,l2_sp,bss,attention_only,gta",
+    source: str = TrainOptions.source,
+    seeds: int = 3,
+    grid: str | None = None,
+    grid_seeds: int = 1,
+    budget: int | None = None,
+    image_size: int = 224,
+    heads: int | None = None,
+    fraction: float = 1.0,
+    epochs: int = 15,
+    batch_size: int = 32,
+    precision: Literal["auto", "32", "bf16", "16"] = "auto",
+    workers: int = -1,
+    skip_unreadable: bool = False,
+) -> None:
+    """Compare methods fairly: settings chosen on validation, the same budget for each, results over seeds.
+
+    An interrupted comparison goes on where it was when the command is given again.
+
+    Args:
+        data: Data folder, as of gta train.
+        out: Folder for the runs and tables.
+        methods: Names in the grid, separated by commas.
+        source: Pre-trained ViT: timm:NAME or a .safetensors, .pth or .pt file.
+        seeds: Final runs of each method.
+        grid: YAML file of what is tried of each method; by default the one shipped, which OUT/grid.yaml shows.
+        grid_seeds: Runs of each trial; their mean validation accuracy chooses.
+        budget: Trials of each method, drawn from its grid; by default all.
+        image_size: Side of the images in px, a multiple of the patch size.
+        heads: Attention heads of the source, where they are not width / 64 and its file does not say.
+        fraction: Share of every class's training images to use.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        precision: "auto" takes bf16 autocast where the device computes it faster, else float32.
+        workers: Processes that load images. -1: none where the CPU trains, else one per core, at most 8.
+        skip_unreadable: Leave unreadable images out instead of refusing to train.
+    """
+    from gta.studies.compare import Comparison
+    from gta.studies.compare import compare as run
+
+    names = methods.split(",") if isinstance(methods, str) else methods
+    comparison = Comparison(
+        data=data, source=source, methods=names, seeds=seeds, grid=grid, grid_seeds=grid_seeds, budget=budget,
+        image_size=image_size, heads=heads, fraction=fraction, epochs=epochs, batch_size=batch_size,
+        precision=precision, workers=workers, skip_unreadable=skip_unreadable,
+    )  # fmt: skip
+    result = run(comparison, Path(out))
+    for title, rows in (("trials", result.grid), ("comparison", result.table)):
+        table = _table(*rows[0], title=title)
+        for row in rows:
+            table.add_row(*_plain(*("–" if value is None else str(value) for value in row.values())))
+        _console().print(table)
+    print(f"{result.notes}\nTables {out}/table.md, {out}/table.csv, {out}/grid.csv; runs {out}/runs")
+
+
 def _train(given: Namespace) -> None:
     from gta.training.fit import train
 
@@ -252,11 +310,12 @@ def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Name
         world: (),
         demo: (),
         methods: (),
+        compare: (),
     }
     for function, names in positional.items():
         sub = DashedParser(description=_first_line(function))
         helps = dict(_documented(function))
-        flags = {"as_json": "--json", "pretraining": "--pretraining"}
+        flags = {"as_json": "--json", "pretraining": "--pretraining", "skip_unreadable": "--skip-unreadable"}
         sub.add_function_arguments(function, as_group=False, skip={*names, *flags})
         for name in names:
             many = {"nargs": "+"} if name == "images" else {}
@@ -306,6 +365,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\ngta {command}: stopped.", file=sys.stderr)
         if command == "train" and (Path(given[command].out) / "config.yaml").is_file():
             print(f"Go on with: gta train --out {given[command].out} --resume", file=sys.stderr)
+        if command == "compare":
+            print("Give the same command again to go on.", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -44,7 +44,7 @@ class GTA(Part):
     paper: ClassVar[str] = "arXiv 2401.02656"
     flat: ClassVar[bool] = True
 
-    def attach(self, target: nn.Module, source: nn.Module) -> None:
+    def __post_init__(self) -> None:
         if self.guide not in GUIDES:
             raise GtaError(f"--guide {self.guide} is not known: use one of {', '.join(GUIDES)}.")
         if self.distance in TEMPERED and self.guide != "logits":
@@ -52,13 +52,16 @@ class GTA(Part):
                 f"--distance {self.distance} compares logits after a softmax of its own: use it with --guide logits, "
                 f"or another distance with --guide {self.guide}."
             )
+        self._distance = with_temperature(self.distance, self.temperature)
         self._automatic = self.weight == "auto"
+
+    def attach(self, target: nn.Module, source: nn.Module) -> None:
         self._guided = Guided(
             target,
             source,
             1.0 if self._automatic else self.weight,  # type: ignore[arg-type]
             self.layers,
-            with_temperature(self.distance, self.temperature),
+            self._distance,
             "mean",
             self.layer_weights,
         )

@@ -3,7 +3,7 @@
     W = W₀ + alpha / rank · B·A,   A (rank × in) random, B (out × rank) zero at the start
 
 W₀ is frozen; A, B and the classifier train. After training B·A is merged into W, so that the result is a plain model.
-Needs PEFT: pip install peft.
+Needs PEFT: pip install gta-vit[lora].
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class TrainOptions:
             ("layer_decay", 0 < self.layer_decay <= 1, "above 0 and up to 1, such as 0.75"),
             (
                 "weight",
-                self.weight == "auto" or (math.isfinite(self.weight) and self.weight >= 0),
+                self.weight == "auto" or (not isinstance(self.weight, str) and 0 <= self.weight < math.inf),
                 "0 or above, such as 10, or auto",
             ),
             ("weight_budget", math.isfinite(self.weight_budget) and self.weight_budget > 0, "above 0, such as 0.1"),
