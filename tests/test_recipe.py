@@ -292,6 +292,27 @@ def test_options_are_completed_with_their_defaults():
         make_parts(options(method="plain", weight_schedule="linear"))
 
 
+@pytest.mark.parametrize("order", [("wise_ft", "lora"), ("lora", "wise_ft")])
+def test_lora_is_merged_before_weights_are_averaged(order, source, images):
+    pytest.importorskip("peft")
+    torch.manual_seed(0)
+    start = gta.new_target(source, 3).blocks[0].attn.qkv.weight.detach()
+    alone = tune([part_class("lora")()], source, images, steps=3).model.blocks[0].attn.qkv.weight
+    averaged = tune([part_class(n)() for n in order], source, images, steps=3).model.blocks[0].attn.qkv.weight
+    torch.testing.assert_close(averaged, (start + alone) / 2)
+    with pytest.raises(gta.GtaError, match="nothing to pull"):
+        Recipe(gta.new_target(source, 3), source, [part_class("l2_sp")(), part_class("lora")()])
+
+
+@pytest.mark.parametrize("name", ["attention_distill", "transmix", "gta"])
+def test_attention_that_is_not_fused_is_refused(name, source, images):
+    recipe = Recipe(gta.new_target(source, 3), source, [part_class(name)()])
+    for block in recipe.model.blocks:
+        block.attn.fused_attn = False
+    with pytest.raises(gta.GtaError, match="fused"):
+        recipe(images, LABELS)
+
+
 def test_lora_and_other_choices_are_refused_together(source):
     with pytest.raises(gta.GtaError, match="lora and bitfit"):
         Recipe(gta.new_target(source, 3), source, [part_class("lora")(), part_class("bitfit")()])

@@ -130,8 +130,13 @@ class AttentionLogits(TorchFunctionMode):
         super().__init__()
         self._read: list[tuple[Tensor, Tensor, float | None]] = []
 
-    def maps(self) -> list[Tensor]:
+    def maps(self, depth: int) -> list[Tensor]:
         """Scaled pre-softmax logits of all queries over all keys, per layer (B, H, P + N, P + N) float32."""
+        if len(self._read) != depth:
+            raise GtaError(
+                f"read the queries and keys of {len(self._read)} layers, where the model has {depth}. It must use "
+                "fused attention: set `fused_attn = True` on its attention layers, or unset TIMM_FUSED_ATTN=0."
+            )
         return [_scaled_product(*read) for read in self._read]
 
     def __torch_function__(
@@ -140,6 +145,10 @@ class AttentionLogits(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             query, key = args[:2]
+            if kwargs.get("attn_mask", args[3] if len(args) > 3 else None) is not None:
+                raise GtaError(
+                    "models that add a mask or bias to their attention logits cannot be read. Use one without."
+                )
             if query.shape[-2] == key.shape[-2]:  # else an attention-pooling head, not a layer
                 self._read.append((query, key, kwargs.get("scale")))
         return func(*args, **kwargs)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gta.methods.parts import Part, Step, check_number
 from gta.outputs import AttentionLogits
+from gta.taps import anatomy
 
 
 @dataclass
@@ -34,19 +35,19 @@ class AttentionDistill(Part):
         check_number(self, "weight", 0)
 
     def attach(self, target: nn.Module, source: nn.Module) -> None:
-        self._source = source
+        self._source, self._depth = source, anatomy(target).depth
 
     def before(self, images: Tensor) -> None:
         seen = AttentionLogits()
         with torch.no_grad(), seen:
             self._source(images)
-            self._held = [logits.softmax(-1) for logits in seen.maps()]
+            self._held = [logits.softmax(-1) for logits in seen.maps(self._depth)]
 
     def watch(self) -> AttentionLogits:
         self._watch = AttentionLogits()
         return self._watch
 
     def penalty(self, step: Step) -> Tensor:
-        pairs = zip(self._watch.maps(), self._held, strict=True)
+        pairs = zip(self._watch.maps(self._depth), self._held, strict=True)
         per_layer = [-(s * t.log_softmax(-1)).sum(-1).mean() for t, s in pairs]
         return self.weight * torch.stack(per_layer).mean()

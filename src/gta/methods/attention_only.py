@@ -1,4 +1,4 @@
-"""Tuning the attention layers only (Touvron et al. 2022, arXiv 2203.09795, section 4).
+"""Tuning the attention layers only (Touvron et al. 2022, arXiv 2203.09795).
 
 The weights and biases of every multi-head self-attention (qkv, their norms, projection) and the classifier train;
 everything else stays the source's, bit for bit.

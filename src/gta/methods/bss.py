@@ -1,4 +1,4 @@
-"""BSS: batch spectral shrinkage (Chen et al. 2019, "Catastrophic forgetting meets negative transfer", eq. 5).
+"""BSS: batch spectral shrinkage (Chen et al. 2019, "Catastrophic forgetting meets negative transfer", NeurIPS).
 
     L = eta · Σ of the k smallest σ²
 

@@ -1,4 +1,4 @@
-"""Co-tuning (You et al. 2020, "Co-Tuning for Transfer Learning", eq. 2 and section 3.2, the direct approach).
+"""Co-tuning (You et al. 2020, "Co-Tuning for Transfer Learning", NeurIPS; its direct approach).
 
     L = weight · mean over images of −Σ_s p(s | y) · log softmax(z_T)_s
 

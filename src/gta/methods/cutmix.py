@@ -1,4 +1,4 @@
-"""CutMix (Yun et al. 2019, arXiv 1905.04899, eq. 1 and 2).
+"""CutMix (Yun et al. 2019, arXiv 1905.04899).
 
     x = x_i outside a box, x_j inside;   y = λ·y_i + (1 − λ)·y_j,   1 − λ: the box's share of the image
 

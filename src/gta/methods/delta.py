@@ -1,4 +1,4 @@
-"""DELTA (Li et al. 2019, arXiv 1901.09229, eq. 4 and 5), on the outputs of ViT blocks.
+"""DELTA (Li et al. 2019, arXiv 1901.09229), on the outputs of ViT blocks.
 
     Ω = alpha / 2 · Σ over layers, images, channels of C · W_c / T · ‖F_c(target) − F_c(source)‖² + beta / 2 · ‖w_S̄‖²
 

@@ -1,4 +1,4 @@
-"""Feature distillation (Romero et al. 2015, "FitNets", arXiv 1412.6550, eq. 3), of the classifier's input.
+"""Feature distillation (Romero et al. 2015, "FitNets", arXiv 1412.6550), of the classifier's input.
 
     L = weight · mean over images and channels of (f_T − f_S)²
 

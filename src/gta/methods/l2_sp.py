@@ -1,4 +1,4 @@
-"""L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483, eq. 3).
+"""L2-SP (Li, Grandvalet and Davoine 2018, arXiv 1802.01483).
 
     Ω(w) = alpha / 2 · ‖w_S − w⁰_S‖² + beta / 2 · ‖w_S̄‖²
 

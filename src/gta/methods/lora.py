@@ -66,6 +66,7 @@ class LoRA(Part):
         adapted: list[tuple[str, Any]] = [(n, m) for n, m in target.named_modules() if isinstance(m, LoraLayer)]
         for name, module in adapted:
             module.merge()
-            target.set_submodule(name, module.get_base_layer())
+            parent, _, child = name.rpartition(".")
+            setattr(target.get_submodule(parent), child, module.get_base_layer())
         for parameter in target.parameters():
             parameter.requires_grad_(True)

@@ -1,4 +1,4 @@
-"""LwF: learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282, eq. 2 and 3).
+"""LwF: learning without forgetting (Li and Hoiem 2016, arXiv 1606.09282).
 
     L = weight · T² · KL(softmax(z_S / T) ‖ softmax(z_T / T)), mean over images
 

@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al. 2018, arXiv 1710.09412, eq. 1).
+"""Mixup (Zhang et al. 2018, arXiv 1710.09412).
 
 x = λ·x_i + (1 − λ)·x_j,   y = λ·y_i + (1 − λ)·y_j,   λ ~ Beta(alpha, alpha), one for the batch
 """

@@ -112,7 +112,7 @@ class Recipe(nn.Module):
     Attributes:
         model: the target, unwrapped; its state_dict has no trace of the parts (LoRA's until `finish`).
         source: the frozen source; no submodule, but it follows `.to(device)`.
-        parts: in the order given.
+        parts: those that choose parameters first.
         own: modules of the parts themselves, by part name, trained and checkpointed with the target.
     """
 
@@ -139,7 +139,7 @@ class Recipe(nn.Module):
             )
         factor(schedule, 0.0, share)  # refuses what is not known
         self.model = target
-        self.parts = list(parts)
+        self.parts = sorted(parts, key=lambda part: not part.chooses)  # first what wraps, freezes and, last, unwraps
         self._hidden_source = (source.requires_grad_(False).eval(),)  # in a tuple, so no submodule
         self._schedule, self._share = schedule, share
         self._factor = factor(schedule, 0.0, share)

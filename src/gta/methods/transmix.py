@@ -1,4 +1,4 @@
-"""TransMix (Chen et al. 2022, arXiv 2111.09833, eq. 4 and 5).
+"""TransMix (Chen et al. 2022, arXiv 2111.09833).
 
 CutMix whose labels are mixed by how much of the target's own attention falls into the box:
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gta.methods.cutmix import random_box
 from gta.methods.mixup import partners
 from gta.methods.parts import Part, check_number
-from gta.taps import RowTap, anatomy
+from gta.taps import RowTap, anatomy, captured_rows
 
 
 @dataclass
@@ -42,7 +42,7 @@ class TransMix(Part):
     def attach(self, target: nn.Module, source: nn.Module) -> None:
         self._patch = target.patch_embed.patch_size  # type: ignore[union-attr]
         body = anatomy(target)
-        self._last, self._prefix = body.depth - 1, body.prefix_tokens
+        self._target, self._last, self._prefix = target, body.depth - 1, body.prefix_tokens
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         self._mask, self._partner = random_box(images, self.alpha), partners(images)
@@ -54,7 +54,8 @@ class TransMix(Part):
 
     @torch.no_grad()
     def relabel(self, targets: Tensor) -> Tensor:
-        attention = self._tap.rows()[0].softmax(-1)[..., self._prefix :].mean(1)  # (B, N)
+        rows = captured_rows(self._tap, self._target, [self._last])[0]
+        attention = rows.softmax(-1)[..., self._prefix :].mean(1)  # (B, N)
         height, width = self._mask.shape
         down, across = self._patch  # type: ignore[misc]
         grid = (-(-height // down), -(-width // across))

@@ -1,4 +1,4 @@
-"""WiSE-FT: weight-space ensembling after training (Wortsman et al. 2022, arXiv 2109.01903, eq. 1).
+"""WiSE-FT: weight-space ensembling after training (Wortsman et al. 2022, arXiv 2109.01903).
 
     w = (1 − alpha) · w_source + alpha · w_tuned
 

@@ -81,7 +81,7 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
     target = new_target(source, len(photos.classes))
     method = Recipe(target, source, parts, options.weight_schedule, options.weight_share)  # refuses what does not fit
     recorder = Recorder(out, photos.digests["train"])
-    trainer = _trainer(options, recorder, changing=bool(method.restarts))
+    trainer = _trainer(options, recorder, changing=bool(method.restarts or method.own))
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     if first:
         open_folder(out, options, resume=resume, overwrite=overwrite)
