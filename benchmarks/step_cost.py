@@ -1,5 +1,7 @@
 """What the guide costs: the step of `gta` as a ratio to the step of `plain`, measured in turn in one run.
 
+And what `--weight auto` adds to it: the same as a ratio to the step of `gta` with a weight that is given.
+
 python benchmarks/step_cost.py --source FILE --image_size 126
 """
 
@@ -11,12 +13,13 @@ from contextlib import nullcontext
 from statistics import median
 
 import torch
-import torch.nn.functional as F
 from jsonargparse import auto_cli
-from torch import Tensor, nn
+from torch import Tensor
 
 import gta
+from gta.methods.gta import GTA
 from gta.methods.plain import Plain
+from gta.methods.recipe import Recipe
 from gta.training.fit import resolve_precision
 
 
@@ -33,10 +36,9 @@ def main(
     frozen = gta.load_source(source, image_size=image_size)
     labels = torch.randint(0, 10, (batch_size,), device=device)
     images = torch.randn(batch_size, 3, image_size, image_size, device=device)
-    steps = {
-        "plain": step_of(Plain(gta.new_target(frozen, 10)), images, labels, precision),
-        "gta": step_of(gta.guide(gta.new_target(frozen, 10), frozen, layers=layers), images, labels, precision),
-    }
+    parts = {"plain": Plain(), "gta": GTA(layers=layers), "auto": GTA(layers=layers, weight="auto")}
+    recipes = {name: Recipe(gta.new_target(frozen, 10), frozen, [part]) for name, part in parts.items()}
+    steps = {name: step_of(recipe, images, labels, precision) for name, recipe in recipes.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):
         for name, step in steps.items():
@@ -45,23 +47,23 @@ def main(
                 seconds[name].append(spent)
     for name, values in seconds.items():
         print(f"{name:>5}: {median(values) * 1e3:8.1f} ms a step ({min(values) * 1e3:.1f} to {max(values) * 1e3:.1f})")
-    ratios = [g / p for g, p in zip(seconds["gta"], seconds["plain"], strict=True)]
-    print(
-        f"gta / plain: {median(ratios):.3f} (median of {rounds} pairs, {min(ratios):.3f} to {max(ratios):.3f}); "
-        f"{image_size} px, batch {batch_size}, {resolve_precision(precision)}, {device}, torch {torch.__version__}"
-    )
+    for one, other in (("gta", "plain"), ("auto", "gta")):
+        ratios = [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
+        print(
+            f"{one} / {other}: {median(ratios):.3f} (median of {rounds} pairs, {min(ratios):.3f} to {max(ratios):.3f});"
+            f" {image_size} px, batch {batch_size}, {resolve_precision(precision)}, {device}, torch {torch.__version__}"
+        )
 
 
-def step_of(method: nn.Module, images: Tensor, labels: Tensor, precision: str) -> Callable[[], None]:
+def step_of(method: Recipe, images: Tensor, labels: Tensor, precision: str) -> Callable[[], None]:
     method.to(images.device).train()
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-5)
     low = "bf16" in resolve_precision(precision)
 
     def step() -> None:
         with torch.autocast(images.device.type, torch.bfloat16) if low else nullcontext():
-            logits, penalty = method(images)
-            loss = F.cross_entropy(logits.float(), labels) + penalty
-        loss.backward()
+            done = method(images, labels)
+        (done.loss + done.penalty).backward()
         optimizer.step()
         optimizer.zero_grad()
 

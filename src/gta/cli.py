@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from gta import __version__
 from gta.errors import GtaError
+from gta.methods import METHODS, parts_of
 from gta.training.options import TrainOptions
 from gta.worlds.options import WorldOptions
 
@@ -225,10 +226,95 @@ def manifest(data: str, out: str, fraction: float = 1.0, seed: int = 0) -> None:
     print(f"{out}: {len(photos.train)} images of {len(photos.classes)} classes, digest {photos.digests['train']}")
 
 
+def methods(as_json: bool = False) -> None:
+    """List the methods that gta train takes, with their papers and options.
+
+    Args:
+        as_json: Print JSON instead of a table.
+    """
+    from dataclasses import fields
+
+    from gta.methods import METHODS, part_class
+
+    kinds = {name: part_class(name) for name in METHODS}
+    own = {n: {} if k.flat else {f"--{n}.{f.name}": f.default for f in fields(k)} for n, k in kinds.items()}
+    if as_json:
+        rows = [
+            {"method": n, "description": _first_line(k), "paper": k.paper, "options": own[n]} for n, k in kinds.items()
+        ]
+        print(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    table = _table("method", "what it does", "paper", "options")
+    for name, kind in kinds.items():
+        options = "\n".join(f"{flag} {default}" for flag, default in own[name].items())
+        table.add_row(*_plain(name, _first_line(kind), kind.paper, options))
+    _console().print(table)
+    print("a+b composes: gta train --method gta+transmix")
+
+
+def compare(
+    data: str,
+    out: str,
+    methods: list[str] | str = "plain,l2_sp,bss,attention_only,gta",
+    source: str = TrainOptions.source,
+    seeds: int = 3,
+    grid: str | None = None,
+    grid_seeds: int = 1,
+    budget: int | None = None,
+    image_size: int = 224,
+    heads: int | None = None,
+    fraction: float = 1.0,
+    epochs: int = 15,
+    batch_size: int = 32,
+    precision: Literal["auto", "32", "bf16", "16"] = "auto",
+    workers: int = -1,
+    skip_unreadable: bool = False,
+) -> None:
+    """Compare methods fairly: settings chosen on validation, the same budget for each, results over seeds.
+
+    An interrupted comparison goes on where it was when the command is given again.
+
+    Args:
+        data: Data folder, as of gta train.
+        out: Folder for the runs and tables.
+        methods: Names in the grid, separated by commas.
+        source: Pre-trained ViT: timm:NAME or a .safetensors, .pth or .pt file.
+        seeds: Final runs of each method.
+        grid: YAML file of what is tried of each method; by default the one shipped, which OUT/grid.yaml shows.
+        grid_seeds: Runs of each trial; their mean validation accuracy chooses.
+        budget: Trials of each method, drawn from its grid; by default all.
+        image_size: Side of the images in px, a multiple of the patch size.
+        heads: Attention heads of the source, where they are not width / 64 and its file does not say.
+        fraction: Share of every class's training images to use.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        precision: "auto" takes bf16 autocast where the device computes it faster, else float32.
+        workers: Processes that load images. -1: none where the CPU trains, else one per core, at most 8.
+        skip_unreadable: Leave unreadable images out instead of refusing to train.
+    """
+    from gta.studies.compare import Comparison
+    from gta.studies.compare import compare as run
+
+    names = methods.split(",") if isinstance(methods, str) else methods
+    comparison = Comparison(
+        data=data, source=source, methods=names, seeds=seeds, grid=grid, grid_seeds=grid_seeds, budget=budget,
+        image_size=image_size, heads=heads, fraction=fraction, epochs=epochs, batch_size=batch_size,
+        precision=precision, workers=workers, skip_unreadable=skip_unreadable,
+    )  # fmt: skip
+    result = run(comparison, Path(out))
+    for title, rows in (("trials", result.grid), ("comparison", result.table)):
+        table = _table(*rows[0], title=title)
+        for row in rows:
+            table.add_row(*_plain(*("–" if value is None else str(value) for value in row.values())))
+        _console().print(table)
+    print(f"{result.notes}\nTables {out}/table.md, {out}/table.csv, {out}/grid.csv; runs {out}/runs")
+
+
 def _train(given: Namespace) -> None:
     from gta.training.fit import train
 
-    values = {k: v for k, v in vars(given).items() if k not in ("config", "resume", "overwrite")}
+    values = {k: v for k, v in vars(given).items() if k not in ("config", "resume", "overwrite", *METHODS)}
+    values["settings"] = _settings(given)
     results = train(TrainOptions(**values), resume=given.resume, overwrite=given.overwrite)
     if results is not None:
         out = Path(given.out)
@@ -237,11 +323,46 @@ def _train(given: Namespace) -> None:
         print(f"Model {out / 'model.safetensors'}" + (f", pictures {picture}" if picture.is_file() else ""))
 
 
+def _settings(given: Namespace) -> dict[str, dict[str, Any]]:
+    """The methods' own options: those of --settings and config.yaml, and over them the flags --NAME.FIELD."""
+    settings = {name: dict(values) for name, values in given.settings.items()}
+    for name in METHODS:
+        flags = {k: v for k, v in vars(getattr(given, name, Namespace())).items() if v is not None}
+        if flags:
+            settings[name] = settings.get(name, {}) | flags
+    return settings
+
+
+def _method(text: str) -> str:
+    """The type of --method."""
+    try:
+        parts_of(text)
+    except GtaError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _add_method_options(parser: ArgumentParser) -> None:
+    """A flag --NAME.FIELD for each option of each method's own; imports the methods."""
+    from dataclasses import fields
+    from typing import get_type_hints
+
+    from gta.methods import part_class
+
+    for name in METHODS:
+        kind = part_class(name)
+        helps, types = dict(_documented(kind)), get_type_hints(kind)
+        for field in () if kind.flat else fields(kind):
+            meaning = f"{helps[field.name]} (method {name}; default {field.default})"
+            # Without a default of its own: what was not given is left to the config, then to the method.
+            parser.add_argument(f"--{name}.{field.name}", type=types[field.name] | None, default=None, help=meaning)
+
+
 def _command(function: Callable[..., None]) -> Callable[[Namespace], None]:
     return lambda given: function(**{k: v for k, v in vars(given).items() if k != "config"})
 
 
-def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
+def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
     parser = ArgumentParser(
         prog="gta", description="Fine-tune ViTs without losing what pre-training taught them to look at."
     )
@@ -250,9 +371,13 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
 
     training = DashedParser(description=_first_line(TrainOptions))
     switches = ("download", "skip_unreadable")
-    training.add_class_arguments(TrainOptions, as_group=False, skip=set(switches))
+    training.add_class_arguments(TrainOptions, as_group=False, skip={*switches, "method"})
+    helps = dict(_documented(TrainOptions))
+    training.add_argument("--method", type=_method, default="gta", help=helps["method"])
     for name in switches:
-        training.add_argument(f"--{name}", action="store_true", help=dict(_documented(TrainOptions))[name])
+        training.add_argument(f"--{name}", action="store_true", help=helps[name])
+    if command == "train":  # only then, for it takes seconds
+        _add_method_options(training)
     training.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml.")
     training.add_argument("--resume", action="store_true", help="Go on with the unfinished run in --out.")
     training.add_argument("--overwrite", action="store_true", help="Replace a run in --out.")
@@ -271,6 +396,8 @@ def _parser() -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
         source: ("spec",),
         attention: ("spec", "images"),
         demo: (),
+        methods: (),
+        compare: (),
     }
     for function, names in positional.items():
         commands.add_subcommand(function.__name__, _described(function, names), help=_first_line(function))
@@ -290,7 +417,12 @@ def _described(function: Callable[..., None], positional: tuple[str, ...]) -> Da
     """The parser of a function: its arguments, their types and their help."""
     sub = DashedParser(description=_first_line(function))
     helps = dict(_documented(function))
-    flags = {"as_json": "--json", "overwrite": "--overwrite", "download": "--download"}
+    flags = {
+        "as_json": "--json",
+        "overwrite": "--overwrite",
+        "download": "--download",
+        "skip_unreadable": "--skip-unreadable",
+    }
     sub.add_function_arguments(function, as_group=False, skip={*positional, *flags})
     for name in positional:
         many = {"nargs": "*" if function is attention else "+"} if name == "images" else {}
@@ -326,7 +458,7 @@ def _with_saved_options(arguments: list[str]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
     words = _with_saved_options(list(sys.argv[1:] if arguments is None else arguments))
-    parser, handlers = _parser()
+    parser, handlers = _parser(next(iter(words), ""))
     given = parser.parse_args(words)
     command = given.subcommand
     try:
@@ -338,6 +470,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\ngta {command}: stopped.", file=sys.stderr)
         if command == "train" and (Path(given[command].out) / "config.yaml").is_file():
             print(f"Go on with: gta train --out {given[command].out} --resume", file=sys.stderr)
+        if command == "compare":
+            print("Give the same command again to go on.", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -42,6 +42,7 @@ def guide(
     distance: str | Distance = "l2",
     reduction: Reduction = "mean",
     rows: Queries = "cls",
+    layer_weights: Sequence[float] | None = None,
 ) -> Guided:
     """Guide `model` by the attention of `source`.
 
@@ -56,6 +57,7 @@ def guide(
         rows: whose attention is guided. "cls": the [cls] token's, as in the paper. "patches": every patch's,
             for models without [cls] (with "l2" no N×N map is built). "pool": the query of an attention-pooling
             head, one layer behind all others (SigLIP).
+        layer_weights: factor ≥ 0 of each guided layer's distance, in layer order; None for 1 everywhere.
 
     Returns:
         A module that maps images to (logits, penalty).
@@ -63,7 +65,7 @@ def guide(
     Raises:
         GtaError: the models do not match, have no [cls] token, or an option is out of range.
     """
-    return Guided(model, source, weight, layers, distance, reduction, rows)
+    return Guided(model, source, weight, layers, distance, reduction, rows, layer_weights)
 
 
 class Guided(nn.Module):
@@ -76,6 +78,7 @@ class Guided(nn.Module):
         weight: λ; may be changed between steps.
         layers: the guided layers, ascending, non-negative.
         rows: "cls", "patches" or "pool".
+        first_patch: number of prefix tokens of target and source.
     """
 
     model: nn.Module
@@ -89,6 +92,7 @@ class Guided(nn.Module):
         distance: str | Distance,
         reduction: Reduction,
         rows: Queries = "cls",
+        layer_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if model is source:
@@ -118,9 +122,11 @@ class Guided(nn.Module):
         self.model = model
         self.weight = float(weight)
         self.layers = resolve_layers(layers, 1 if rows == "pool" else target_is.depth)
+        self.layer_weights = None if layer_weights is None else _checked(layer_weights, self.layers)
         self.reduction: Reduction = reduction
         self.rows: Queries = rows
         self._distance = DISTANCES[distance] if isinstance(distance, str) else distance
+        self.first_patch = (target_is.prefix_tokens, source_is.prefix_tokens)
         self._bodies = (target_is, source_is)
         self._hidden_source: tuple[nn.Module, ...] = (
             source.requires_grad_(False).eval(),
@@ -171,14 +177,10 @@ class Guided(nn.Module):
         self._bodies[0].check(images)
         if not self.model.training or self.weight == 0 or not self._hidden_source:
             return run(), torch.zeros((), device=images.device)
-        source = self._source_rows(images, options)  # first: its workspace is free again before the target's fills up
-        tap = RowTap(self.layers, self._bodies[0].prefix_tokens, queries=self.rows)
-        with tap:
+        source = self.source_readings(images, **options)  # first: its workspace is free before the target's fills up
+        with (tap := self.tap()):
             output = run()
-        target = captured(tap, self._bodies[0], self.layers, images)
-        self._check_gradient(target)
-        per_layer = [self._distances(t, s).mean() for t, s in self._pairs(target, source)]
-        return output, self.weight * torch.stack(per_layer).mean()
+        return output, self.weight * self.distance(self.target_readings(tap, images), source)
 
     def measure(self, images: Tensor, **options: Any) -> Tensor:
         """Squared row difference between target and source, for diagnosis.
@@ -193,11 +195,11 @@ class Guided(nn.Module):
             (guided layers, heads) float32: mean over images, queries and patch tokens of (t − s)².
         """
         self._bodies[0].check(images)
-        tap = RowTap(self.layers, self._bodies[0].prefix_tokens, queries=self.rows)
-        with evaluating(self.model), torch.no_grad(), tap:
+        with evaluating(self.model), torch.no_grad(), (tap := self.tap()):
             self.model(images, **options)
         target = captured(tap, self._bodies[0], self.layers, images)
-        return torch.stack([_squared(t, s).mean(0) for t, s in self._pairs(target, self._source_rows(images, options))])
+        source = self.source_readings(images, **options)
+        return torch.stack([_squared(t, s).mean(0) for t, s in self._pairs(target, source)])
 
     def detach(self) -> nn.Module:
         """Let go of the source: from now on `guided(images)` gives (logits, 0). The model is as it always was.
@@ -208,16 +210,44 @@ class Guided(nn.Module):
         self._hidden_source = ()
         return self.model
 
-    def _source_rows(self, images: Tensor, options: dict[str, Any]) -> list[Reading]:
+    def tap(self) -> RowTap:
+        """To be entered around the target's forward pass, for `target_readings`."""
+        return RowTap(self.layers, self.first_patch[0], queries=self.rows)
+
+    def target_readings(self, tap: RowTap, images: Tensor) -> list[Reading]:
+        """What a tap saw of these images, one reading per guided layer; its `rows()` are (B, H, N) float32."""
+        readings = captured(tap, self._bodies[0], self.layers, images)
+        self._check_gradient(readings)
+        return readings
+
+    def source_readings(self, images: Tensor, **options: Any) -> list[Reading]:
+        """The source's readings of these images, without autograd, one per guided layer."""
+        self.ready_source(images)
+        return read_rows(self.source, images, self._bodies[1], self.layers, self.rows, **options)
+
+    def distance(self, target: Sequence[Tensor | Reading], source: Sequence[Tensor | Reading]) -> Tensor:
+        """Mean distance over images, heads and guided layers (each with its factor), without λ: float32 scalar.
+
+        Args:
+            target, source: one entry per guided layer: readings, or tensors whose last dimension is compared.
+        """
+        per_layer = torch.stack([self._distances(t, s).mean() for t, s in self._pairs(target, source)])
+        if self.layer_weights is not None:
+            per_layer = per_layer * torch.tensor(self.layer_weights, device=per_layer.device)
+        return per_layer.mean()
+
+    def ready_source(self, images: Tensor) -> None:
+        """See to it that the source is in eval mode, where the target is, and can take the images."""
         if self.source.training:  # somebody called train() on it
             self.source.eval()
         ours, theirs = next(self.model.parameters()), next(self.source.parameters())
         if ours.device != theirs.device or ours.dtype != theirs.dtype:  # the model was moved without its guide
             self.source.to(ours.device, ours.dtype)
         self._bodies[1].check(images)
-        return read_rows(self.source, images, self._bodies[1], self.layers, self.rows, **options)
 
-    def _pairs(self, target: list[Reading], source: list[Reading]) -> Iterator[tuple[Reading, Reading]]:
+    def _pairs(
+        self, target: Sequence[Tensor | Reading], source: Sequence[Tensor | Reading]
+    ) -> Iterator[tuple[Any, Any]]:
         for layer, t, s in zip(self.layers, target, source, strict=True):
             if t.shape != s.shape:
                 raise GtaError(
@@ -226,7 +256,9 @@ class Guided(nn.Module):
                 )
             yield t, s
 
-    def _distances(self, target: Reading, source: Reading) -> Tensor:
+    def _distances(self, target: Tensor | Reading, source: Tensor | Reading) -> Tensor:
+        if isinstance(target, Tensor) or isinstance(source, Tensor):
+            return self._distance(target, source, self.reduction)  # type: ignore[arg-type]
         if self.rows == "patches" and self._distance is DISTANCES["l2"]:
             squared = _squared(target, source)
             return squared if self.reduction == "mean" else squared * target.shape[-1]
@@ -256,6 +288,15 @@ def _squared(target: Reading, source: Reading) -> Tensor:
     if isinstance(target, Factors) and isinstance(source, Factors) and len(target.shape) == 4:
         return squared_difference(target, source)
     return (target.rows() - source.rows()).square().flatten(2).mean(-1)
+
+
+def _checked(layer_weights: Sequence[float], layers: Sequence[int]) -> tuple[float, ...]:
+    if len(layer_weights) != len(layers) or not all(math.isfinite(w) and w >= 0 for w in layer_weights):
+        raise GtaError(
+            f"layer_weights={list(layer_weights)} cannot be used: write one finite number ≥ 0 for each of the "
+            f"{len(layers)} guided layers."
+        )
+    return tuple(float(w) for w in layer_weights)
 
 
 @contextmanager

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from gta.methods import MethodOptions
+from gta.methods.parts import Part
 
 
-class Plain(nn.Module):
-    """Maps images to (logits, zero)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model(images), torch.zeros((), device=images.device)
-
-
-def prepare(target: nn.Module, source: nn.Module, options: MethodOptions) -> Plain:
-    return Plain(target)
+@dataclass
+class Plain(Part):
+    """Fine-tune every weight on cross-entropy alone."""

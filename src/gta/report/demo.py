@@ -67,10 +67,10 @@ def verdict(found: dict[str, Any]) -> str:
     test = found["test"]
     if test is None:
         return f"On one world {words}; --seeds 5 tells how sure that is."
-    return (
-        f"Over {test['seeds']} worlds {words} in mean (95 % interval {test['low']:+.1f} to {test['high']:+.1f}, "
-        f"paired t-test p = {test['p']:.2g})."
-    )
+    sure = f"95 % interval {test['low']:+.1f} to {test['high']:+.1f}"
+    if test["p"] is not None:  # it is where all differences are equal
+        sure += f", paired t-test p = {test['p']:.2g}"
+    return f"Over {test['pairs']} worlds {words} in mean ({sure})."
 
 
 def _difference(found: dict[str, Any]) -> float:

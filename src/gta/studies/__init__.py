@@ -1,1 +1,1 @@
-"""Studies: several runs and what they say together."""
+"""Many runs and what they say together: grids, comparisons, statistics, tables."""

@@ -18,7 +18,7 @@ from gta.data.folder import Photos, read_photos
 from gta.errors import GtaError
 from gta.report.demo import write_report
 from gta.sources import load_source, source_info
-from gta.studies.statistics import paired_t
+from gta.studies.statistics import paired
 from gta.training.fit import train
 from gta.training.options import TrainOptions
 from gta.training.runs import load_weights, write_json
@@ -73,7 +73,7 @@ def run_demo(
         found["source"].append({k: measured[f"source_{k}"] for k in ("object_mass", "jaccard")} | {"drift": 0.0})
     found["test"] = None
     if seeds > 1:
-        found["test"] = asdict(paired_t(*([r["test_top1"] for r in found[name]] for name in ("gta", "plain"))))
+        found["test"] = asdict(paired(*([r["test_top1"] for r in found[name]] for name in ("gta", "plain"))))
     draw(folder)
     write_json(folder / RESULTS, found)
     write_report(folder)

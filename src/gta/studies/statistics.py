@@ -1,42 +1,57 @@
-"""What a handful of seeds can carry."""
+"""What a few runs say: means, spreads, and whether two methods differ over the same seeds."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from gta.errors import GtaError
+from statistics import fmean, stdev
 
 
 @dataclass(frozen=True)
 class Paired:
-    """A paired comparison over seeds.
+    """Two methods over the same seeds.
 
     Attributes:
         difference: mean of first − second.
-        low, high: 95 % confidence interval of that mean.
-        p: two-sided p-value of the paired t-test.
-        seeds: pairs.
+        low, high: 95 % confidence interval of the mean (t distribution); None below two pairs.
+        p: two-sided paired t-test (Student 1908); None below two pairs, or where all differences are equal.
+        pairs: seeds that both have.
     """
 
     difference: float
-    low: float
-    high: float
-    p: float
-    seeds: int
+    low: float | None
+    high: float | None
+    p: float | None
+    pairs: int
 
 
-def paired_t(first: Sequence[float], second: Sequence[float]) -> Paired:
-    """Paired t-test (Student 1908) of first against second, in the unit they are in.
+def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation (n − 1); None where there are too few values."""
+    return (fmean(values) if values else None), (stdev(values) if len(values) > 1 else None)
 
-    Raises:
-        GtaError: fewer than two pairs, or lists of different length.
-    """
-    from scipy.stats import ttest_rel
 
-    if len(first) != len(second) or len(first) < 2:
-        raise GtaError(f"a paired test needs two or more pairs, but got {len(first)} and {len(second)} values.")
-    test = ttest_rel(first, second)
-    interval = test.confidence_interval(0.95)
-    mean = sum(a - b for a, b in zip(first, second, strict=True)) / len(first)
-    return Paired(mean, float(interval.low), float(interval.high), float(test.pvalue), len(first))
+def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
+    """Compare values of the same seeds, in the same order."""
+    from scipy import stats
+
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    mean, spread = mean_and_spread(differences)
+    if mean is None:
+        raise ValueError("there is no seed that both have")
+    if spread is None:
+        return Paired(mean, None, None, None, len(differences))
+    reach = float(stats.t.ppf(0.975, len(differences) - 1)) * spread / math.sqrt(len(differences))
+    p = float(stats.ttest_rel(first, second).pvalue) if spread > 0 else None
+    return Paired(mean, mean - reach, mean + reach, p, len(differences))
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected for being several (Holm 1979), in the order given; None stays None."""
+    order = sorted((p, i) for i, p in enumerate(ps) if p is not None)
+    corrected: list[float | None] = [None] * len(ps)
+    least = 0.0
+    for rank, (p, i) in enumerate(order):
+        least = max(least, min(1.0, (len(order) - rank) * p))
+        corrected[i] = least
+    return corrected

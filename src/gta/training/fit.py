@@ -25,7 +25,9 @@ from gta.data.folder import Photos, read_photos
 from gta.data.sets import resolved
 from gta.data.views import EpochSampler, TestViews, TrainViews, loader, workers_for
 from gta.errors import GtaError
-from gta.methods import GUIDED, METHODS
+from gta.methods import parts_of
+from gta.methods.parts import Batches, adds
+from gta.methods.recipe import Recipe, complete_settings, make_parts
 from gta.sources import SourceInfo, load_source, new_target, source_info
 from gta.training.evaluate import measure, top1
 from gta.training.module import FineTuning, Recorder
@@ -59,6 +61,8 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         KeyboardInterrupt: the user stopped it; the folder can be resumed.
     """
     began = time.perf_counter()
+    options = replace(options, settings=complete_settings(options.method, options.settings))
+    parts = make_parts(options)
     out = Path(options.out)
     first = _is_first_process()
     if first:
@@ -81,9 +85,9 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
     logits_and_rows(source, torch.zeros(1, 3, info.image_size, info.image_size))
     torch.manual_seed(options.seed)
     target = new_target(source, len(photos.classes))
-    method = METHODS[options.method](target, source, options)  # refuses what cannot be guided
+    method = Recipe(target, source, parts, options.weight_schedule, options.weight_share)  # refuses what does not fit
     recorder = Recorder(out, photos.digests["train"])
-    trainer = _trainer(options, recorder)
+    trainer = _trainer(options, recorder, changing=bool(method.restarts or method.own))
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     if first:
         open_folder(out, options, resume=resume, overwrite=overwrite)
@@ -91,15 +95,20 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
     _fit(trainer, method, photos, info, options, workers)
     if not trainer.is_global_zero:
         return None
+    method.finish()
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
     results = _evaluate(target.to(device), source.to(device), info, photos, workers, out)
     spent = sum(e["seconds"] for e in recorder.epochs)
     last = recorder.epochs[-1]
-    guided = options.method in GUIDED
+    guided = "gta" in parts_of(options.method)
     results = {
         "method": options.method,
+        **{f"{part}.{key}": value for part, own in options.settings.items() for key, value in own.items()},
         "weight": options.weight if guided else None,
+        "final_weight": recorder.rows[-1].get("weight"),
+        "weight_schedule": options.weight_schedule if any(map(adds, parts)) else None,
         "layers": _as_text(options.layers) if guided else None,
+        "guide": options.guide if guided else None,
         "distance": options.distance if guided else None,
         "fraction": options.fraction,
         "subset_list": options.subset_list,
@@ -109,6 +118,7 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         "image_size": info.image_size,
         "lr": options.lr,
         "head_lr_scale": options.head_lr_scale,
+        "layer_decay": options.layer_decay,
         "weight_decay": options.weight_decay,
         "precision": str(trainer.precision),
         "source": options.source,
@@ -147,10 +157,13 @@ def read_results(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / RESULTS).read_text(encoding="utf-8")))
 
 
-def _trainer(options: TrainOptions, recorder: Recorder) -> L.Trainer:
+def _trainer(options: TrainOptions, recorder: Recorder, changing: bool) -> L.Trainer:
+    """`changing`: other parameters train at some steps than at others, which several processes must be told."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    several = (options.devices or torch.cuda.device_count()) > 1
     return L.Trainer(
         accelerator="auto",
+        strategy="ddp_find_unused_parameters_true" if changing and several else "auto",
         devices=options.devices or "auto",
         precision=resolve_precision(options.precision),  # type: ignore[arg-type]
         max_epochs=options.epochs,
@@ -173,7 +186,7 @@ def _share(options: TrainOptions, trainer: L.Trainer) -> int:
 
 
 def _fit(
-    trainer: L.Trainer, method: nn.Module, photos: Photos, info: SourceInfo, options: TrainOptions, workers: int
+    trainer: L.Trainer, method: Recipe, photos: Photos, info: SourceInfo, options: TrainOptions, workers: int
 ) -> None:
     sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
     views = TrainViews(photos.train, info.image_size, info.mean, info.std, options.seed)
@@ -182,7 +195,8 @@ def _fit(
     training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)
     unmasked = [replace(sample, mask=None) for sample in photos.val]
     validation = loader(TestViews(unmasked, info.image_size, info.mean, info.std), options.batch_size, workers)
-    module = FineTuning(method, options, steps=len(training) * options.epochs)
+    steps = len(training) * options.epochs
+    module = FineTuning(method, options, steps, _training_images(photos, info, options, workers))
     checkpoint = Path(options.out) / CHECKPOINT
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -193,6 +207,12 @@ def _fit(
             trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
         except SystemExit as stop:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from stop
+
+
+def _training_images(photos: Photos, info: SourceInfo, options: TrainOptions, workers: int) -> Batches:
+    unmasked = [replace(sample, mask=None) for sample in photos.train]
+    views = TestViews(unmasked, info.image_size, info.mean, info.std)
+    return lambda: ((x, y) for x, y, _ in loader(views, options.batch_size, workers))
 
 
 def _progress() -> list[L.Callback]:

@@ -5,91 +5,129 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import sys
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gta.data.views import seed_of
 from gta.errors import GtaError
+from gta.methods.parts import Batches, classifier_of
+from gta.methods.recipe import Recipe
 from gta.training.options import TrainOptions
 
 WARM_UP = 0.1  # of all steps
+STEM = ("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed", "norm_pre")
 
 
 class FineTuning(L.LightningModule):
     """Cross-entropy plus the method's penalty, AdamW, warm-up and cosine."""
 
-    def __init__(self, method: nn.Module, options: TrainOptions, steps: int) -> None:
+    def __init__(self, method: Recipe, options: TrainOptions, steps: int, training_images: Batches) -> None:
         """
         Args:
-            method: maps images to (logits, penalty), holds the target as `.model`.
+            method: the target, the source and the parts of the method.
             options: of the run.
             steps: optimiser steps in all.
+            training_images: iterates over the training images, unaugmented, for methods that look at them first.
         """
         super().__init__()
         self.method = method
         self.options = options
         self.steps = steps
-        self.latest: dict[str, Tensor] = {}
+        self.training_images = training_images
+        self.latest: dict[str, float | Tensor] = {}
+
+    def on_train_start(self) -> None:
+        self.method.study(lambda: ((x.to(self.device), y.to(self.device)) for x, y in self.training_images()))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         # Dropout and drop-path draw from here: a step is the same whether or not the run was resumed before it.
         torch.manual_seed(seed_of(self.options.seed, self.global_step, self.global_rank))
         images, labels = batch
-        logits, penalty = self.method(images)
-        loss = F.cross_entropy(logits.float(), labels)
-        hits = (logits.detach().argmax(-1) == labels).float().mean() * 100
-        self.latest = {"loss": loss.detach(), "penalty": penalty.detach(), "top1": hits}
+        self.method.begin_step(self.global_step, self.steps)
+        done = self.method(images, labels)
+        hits = done.hits.float().mean() * 100
+        self.latest = {"loss": done.loss.detach(), "penalty": done.penalty.detach(), "top1": hits}
         self.log_dict(self.latest, prog_bar=True, batch_size=len(labels))
-        return loss + penalty
+        strength = self.method.strength()
+        if strength is not None:
+            self.latest["weight"] = strength
+        return done.loss + done.penalty
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> None:
         images, labels, _ = batch
-        hits = (self.method.model(images).argmax(-1) == labels).float().mean() * 100  # type: ignore[operator]
+        hits = (self.method.model(images).argmax(-1) == labels).float().mean() * 100
         self.log("val_top1", hits, prog_bar=True, on_epoch=True, batch_size=len(labels), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         options = self.options
-        optimizer = torch.optim.AdamW(parameter_groups(self.method.model, options), lr=options.lr)  # type: ignore[arg-type]
-        warm = max(1, round(WARM_UP * self.steps))
+        groups = parameter_groups(self.method.model, options, own=list(self.method.own.parameters()))
+        optimizer = torch.optim.AdamW(groups, lr=options.lr)
+        edges = [0, *(math.ceil(share * self.steps - 1e-9) for share in self.method.restarts), self.steps]
 
         def scale(step: int) -> float:
-            if step < warm:
-                return (step + 1) / warm
-            return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
+            return rate(step, edges)
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def parameter_groups(model: nn.Module, options: TrainOptions) -> list[dict[str, Any]]:
-    """Up to four groups: the backbone's first, then the classifier's, each without and with weight decay."""
-    classifier = {id(p) for p in _classifier_parameters(model)}
+def rate(step: int, edges: Sequence[int]) -> float:
+    """Factor of the learning rate: linear warm-up and cosine to zero, anew from each of `edges` but the last."""
+    begin, end = next(((a, b) for a, b in pairwise(edges) if step < b), (edges[-2], edges[-1]))
+    warm = max(1, round(WARM_UP * (end - begin)))
+    if step - begin < warm:
+        return (step - begin + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - begin - warm) / max(1, end - begin - warm)))
+
+
+def parameter_groups(model: nn.Module, options: TrainOptions, own: Sequence[nn.Parameter] = ()) -> list[dict[str, Any]]:
+    """Groups for AdamW: the backbone's first, then the classifier's, each without and with weight decay.
+
+    With a layer decay the backbone has such a pair for every block, the last block's (with the final norm) first.
+
+    Args:
+        model: the target.
+        options: lr, head_lr_scale, layer_decay and weight_decay are read.
+        own: the method's own parameters; they train like the classifier's.
+    """
+    classifier = {id(p) for p in (*classifier_of(model), *own)}
     spared = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()  # type: ignore[operator]
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
+    for name, parameter in (*model.named_parameters(), *(("", p) for p in own)):
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and name not in spared
-            groups.setdefault((id(parameter) in classifier, decayed), []).append(parameter)
+            is_head, decayed = id(parameter) in classifier, parameter.ndim > 1 and name not in spared
+            below = 0 if is_head or options.layer_decay == 1 else _blocks_above(model, name)
+            groups.setdefault((is_head, below, decayed), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": options.lr * (options.head_lr_scale if is_head else 1.0),
+            "lr": options.lr * (options.head_lr_scale if is_head else options.layer_decay**below),
             "weight_decay": options.weight_decay if decayed else 0.0,
         }
-        for (is_head, decayed), parameters in sorted(groups.items())
+        for (is_head, below, decayed), parameters in sorted(groups.items())
     ]
 
 
-def _classifier_parameters(model: nn.Module) -> list[nn.Parameter]:
-    heads = model.get_classifier()  # type: ignore[operator]
-    return [p for head in (heads if isinstance(heads, tuple) else (heads,)) for p in head.parameters()]
+def _blocks_above(model: nn.Module, name: str) -> int:
+    """How many steps of layer decay a parameter has: none above the last block, one more for each below (BEiT, MAE)."""
+    depth = len(model.blocks)  # type: ignore[arg-type]
+    found = re.match(r"blocks\.(\d+)\.", name)
+    if found:
+        return depth - int(found[1])
+    return depth + 1 if name.split(".")[0] in STEM else 0
+
+
+class Diverged(GtaError):
+    """The loss is no longer finite."""
 
 
 class Recorder(L.Callback):
@@ -98,7 +136,7 @@ class Recorder(L.Callback):
     The rows are part of the checkpoint, so that a resumed run's file has every epoch once.
     """
 
-    COLUMNS = ("epoch", "step", "lr", "loss", "penalty", "top1", "val_top1", "seconds")
+    COLUMNS = ("epoch", "step", "lr", "loss", "penalty", "weight", "top1", "val_top1", "seconds")
     MEANS = ("loss", "penalty", "top1")
 
     def __init__(self, folder: Path, data_digest: str) -> None:
@@ -180,7 +218,7 @@ class Recorder(L.Callback):
 def _check_finite(rows: list[dict[str, float]]) -> None:
     for row in rows:
         if not math.isfinite(row["loss"] + row["penalty"]):
-            raise GtaError(
+            raise Diverged(
                 f"the loss is no longer finite (step {row['step']:.0f}: loss {row['loss']}, penalty {row['penalty']}): "
                 "start another run with a lower --lr."
             )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from gta.errors import GtaError
+from gta.methods import parts_of
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,22 @@ class TrainOptions:
         out: Run folder to write.
         source: Pre-trained ViT: timm:NAME, gta:butterflies, or a .safetensors, .pth or .pt file.
         heads: Attention heads of the source, where they are not width / 64 and its file does not say.
-        method: "gta" guides the attention by the source's; "plain" trains on cross-entropy alone.
-        weight: Lambda of the guide (gta), >= 0.
+        method: How to fine-tune: gta guides the attention by the source's, plain trains on cross-entropy alone;
+            a+b composes. gta methods lists them all.
+        settings: Options of the method's own, by part: {l2_sp: {alpha: 0.1}}; on the command line --l2_sp.alpha 0.1.
+        weight: Lambda of the guide (gta), >= 0, or auto: set in each step from loss and drift.
+        weight_budget: Drift that weight auto allows (gta), as a share of how far the source's own attention is apart
+            on different images.
+        weight_schedule: Course of what the method adds to the loss: constant; linear or cosine to zero; warmup from
+            zero; release: constant, then zero.
+        weight_share: Share of the training that the schedule takes; by default 1 for the decays, 0.1 for warmup, 0.5
+            for release.
         layers: Guided layers (gta): all, last, or indices such as 0,5,-1 (a leading minus needs --layers=-1).
+        layer_weights: Factor of each guided layer (gta), such as 0,0.5,1; by default 1 for each.
+        guide: What is held near the source's (gta): the attention's logits, the attention after softmax, or the
+            outputs of attention modules (msa) or blocks.
         distance: Distance between attention rows (gta).
+        temperature: Divides the rows before the softmax of kl, reverse_kl and js (gta).
         fraction: Share of every class's training images to use, above 0 and up to 1; seeded and nested.
         subset_list: File that names the training images to use, instead of fraction: a manifest of gta data
             manifest, or a published list of paths with or without classes.
@@ -36,6 +50,7 @@ class TrainOptions:
         lr: Peak learning rate of the backbone (AdamW; linear warm-up over a tenth of the steps, then cosine
             to zero).
         head_lr_scale: Learning rate of the fresh classifier, in multiples of lr.
+        layer_decay: Factor of the learning rate from each block to the one below it, above 0 and up to 1 (1: none).
         weight_decay: AdamW's weight decay; biases, norms, tokens and position embeddings have none.
         clip: Largest norm of the gradient; 0 for no limit.
         precision: "auto" takes bf16 autocast where the device computes it faster, else float32.
@@ -51,10 +66,17 @@ class TrainOptions:
     out: str
     source: str = "timm:vit_small_patch14_dinov2.lvd142m"
     heads: int | None = None
-    method: Literal["gta", "plain"] = "gta"
-    weight: float = 10.0
+    method: str = "gta"
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    weight: float | Literal["auto"] = 10.0
+    weight_budget: float = 0.1
+    weight_schedule: Literal["constant", "linear", "cosine", "warmup", "release"] = "constant"
+    weight_share: float | None = None
     layers: list[int] | str = "all"
-    distance: Literal["l2"] = "l2"
+    layer_weights: list[float] | str | None = None
+    guide: Literal["logits", "attention", "msa", "block"] = "logits"
+    distance: Literal["l2", "kl", "reverse_kl", "js", "cosine", "smooth_l1", "l2_normalised"] = "l2"
+    temperature: float = 1.0
     fraction: float = 1.0
     subset_list: str | None = None
     image_size: int = 224
@@ -62,6 +84,7 @@ class TrainOptions:
     batch_size: int = 32
     lr: float = 1e-4
     head_lr_scale: float = 10.0
+    layer_decay: float = 1.0
     weight_decay: float = 0.05
     clip: float = 1.0
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
@@ -80,6 +103,15 @@ class TrainOptions:
                 raise GtaError(
                     f"--layers {self.layers} cannot be used: write all, last, or indices such as 0,5,-1."
                 ) from None
+        if isinstance(self.layer_weights, str):
+            try:
+                object.__setattr__(self, "layer_weights", [float(w) for w in self.layer_weights.split(",")])
+            except ValueError:
+                raise GtaError(
+                    f"--layer-weights {self.layer_weights} cannot be used: write one number for each guided layer, "
+                    "such as 0,0.5,1."
+                ) from None
+        parts_of(self.method)  # refuses what is not known
         rules: list[tuple[str, bool, str]] = [
             ("image_size", self.image_size >= 1, "of px, such as 224"),
             ("epochs", self.epochs >= 1, "at least 1"),
@@ -94,7 +126,15 @@ class TrainOptions:
             ),
             ("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "0 or above"),
             ("clip", math.isfinite(self.clip) and self.clip >= 0, "0 (no limit) or above"),
-            ("weight", math.isfinite(self.weight) and self.weight >= 0, "0 or above, such as 10"),
+            ("layer_decay", 0 < self.layer_decay <= 1, "above 0 and up to 1, such as 0.75"),
+            (
+                "weight",
+                self.weight == "auto" or (not isinstance(self.weight, str) and 0 <= self.weight < math.inf),
+                "0 or above, such as 10, or auto",
+            ),
+            ("weight_budget", math.isfinite(self.weight_budget) and self.weight_budget > 0, "above 0, such as 0.1"),
+            ("weight_share", self.weight_share is None or 0 < self.weight_share <= 1, "above 0 and up to 1"),
+            ("temperature", math.isfinite(self.temperature) and self.temperature > 0, "above 0, such as 2"),
             ("seed", self.seed >= 0, "0 or above"),
             ("workers", self.workers >= -1, "-1 (automatic) or above"),
             ("devices", self.devices >= 0, "0 (all) or above"),

@@ -1,0 +1,53 @@
+"""Attention distillation (Li et al. 2024, "On the Surprising Effectiveness of Attention Transfer", arXiv 2411.09702).
+
+    L = weight · mean over layers, images, heads and queries of −Σ over keys of A_S · log A_T
+
+A: the full attention maps after softmax, all tokens' queries over all tokens. Unlike the other guides it builds N×N
+maps. The paper distils into a target that starts from scratch; here it starts from the source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from gta.methods.parts import Part, Step, check_number
+from gta.outputs import AttentionLogits
+from gta.taps import anatomy
+
+
+@dataclass
+class AttentionDistill(Part):
+    """Cross-entropy between the source's and the target's full attention maps.
+
+    Args:
+        weight: Weight of the cross-entropy, 0 or above.
+    """
+
+    weight: float = 1.0
+
+    paper: ClassVar[str] = "Li 2024, arXiv 2411.09702"
+
+    def __post_init__(self) -> None:
+        check_number(self, "weight", 0)
+
+    def attach(self, target: nn.Module, source: nn.Module) -> None:
+        self._source, self._depth = source, anatomy(target).depth
+
+    def before(self, images: Tensor) -> None:
+        seen = AttentionLogits()
+        with torch.no_grad(), seen:
+            self._source(images)
+            self._held = [logits.softmax(-1) for logits in seen.maps(self._depth)]
+
+    def watch(self) -> AttentionLogits:
+        self._watch = AttentionLogits()
+        return self._watch
+
+    def penalty(self, step: Step) -> Tensor:
+        pairs = zip(self._watch.maps(self._depth), self._held, strict=True)
+        per_layer = [-(s * t.log_softmax(-1)).sum(-1).mean() for t, s in pairs]
+        return self.weight * torch.stack(per_layer).mean()

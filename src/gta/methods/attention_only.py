@@ -1,0 +1,26 @@
+"""Tuning the attention layers only (Touvron et al. 2022, arXiv 2203.09795).
+
+The weights and biases of every multi-head self-attention (qkv, their norms, projection) and the classifier train;
+everything else stays the source's, bit for bit.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from gta.methods.parts import Part, train_only
+
+
+@dataclass
+class AttentionOnly(Part):
+    """Train the attention layers and the classifier only."""
+
+    paper: ClassVar[str] = "Touvron 2022, arXiv 2203.09795"
+    chooses: ClassVar[bool] = True
+
+    def attach(self, target: nn.Module, source: nn.Module) -> None:
+        train_only(target, lambda name: re.match(r"blocks\.\d+\.attn\.", name) is not None)

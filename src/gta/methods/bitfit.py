@@ -1,0 +1,24 @@
+"""BitFit (Ben Zaken, Ravfogel and Goldberg 2022, arXiv 2106.10199).
+
+Every bias (those of the norms included) and the classifier train; everything else stays the source's, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from gta.methods.parts import Part, train_only
+
+
+@dataclass
+class BitFit(Part):
+    """Train the biases and the classifier only."""
+
+    paper: ClassVar[str] = "Ben Zaken 2022, arXiv 2106.10199"
+    chooses: ClassVar[bool] = True
+
+    def attach(self, target: nn.Module, source: nn.Module) -> None:
+        train_only(target, lambda name: name.rpartition(".")[2] == "bias" or name.endswith(("q_bias", "v_bias")))

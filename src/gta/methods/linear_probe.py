@@ -1,0 +1,20 @@
+"""Linear probe: the backbone stays the source's, bit for bit; only the classifier learns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from gta.methods.parts import Part, train_only
+
+
+@dataclass
+class LinearProbe(Part):
+    """Train the classifier only, on the source's frozen features."""
+
+    chooses: ClassVar[bool] = True
+
+    def attach(self, target: nn.Module, source: nn.Module) -> None:
+        train_only(target, lambda name: False)

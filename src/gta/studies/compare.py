@@ -1,0 +1,275 @@
+"""A fair fight: each method's settings chosen on validation with the same number of trials, then run over seeds.
+
+    OUT/compare.yaml   what is compared
+    OUT/grid.yaml      the grid that was used
+    OUT/runs/NAME/…    every run's folder; what was done is not done again
+    OUT/grid.csv       every trial's validation accuracy
+    OUT/runs.csv       every final run
+    OUT/table.csv, OUT/table.md
+
+Trials are run with seeds of their own (from 100), the final runs with seeds 0, 1, …: no run that took part in choosing
+is in the table. Choosing reads the validation accuracy and nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gta.errors import GtaError
+from gta.studies.grid import SHIPPED, Trial, read_grid, same_budget, trials_of
+from gta.studies.statistics import holm, mean_and_spread, paired
+from gta.studies.tables import markdown, plus_minus, write_csv
+from gta.training.fit import train
+from gta.training.module import Diverged
+from gta.training.runs import CHECKPOINT, WEIGHTS, write_text
+
+PLAN = "compare.yaml"
+DIVERGED = "diverged.txt"
+FIRST_GRID_SEED = 100
+MEASURES = {
+    "val_top1": "val", "test_top1": "test", "object_mass": "object mass", "jaccard": "jaccard", "drift": "drift",
+    "train_seconds": "seconds",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and under what: the same for every method.
+
+    Attributes:
+        data, source, image_size, heads, fraction, epochs, batch_size, precision, workers, skip_unreadable: as in
+            `TrainOptions`.
+        methods: names in the grid.
+        seeds: final runs of each.
+        grid: a grid file; None for the shipped one.
+        grid_seeds: runs of each trial, whose mean validation accuracy chooses.
+        budget: trials of each method, drawn from its grid; None for all.
+    """
+
+    data: str
+    source: str
+    methods: Sequence[str]
+    seeds: int = 3
+    grid: str | None = None
+    grid_seeds: int = 1
+    budget: int | None = None
+    image_size: int = 224
+    heads: int | None = None
+    fraction: float = 1.0
+    epochs: int = 15
+    batch_size: int = 32
+    precision: str = "auto"
+    workers: int = -1
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.methods)) < len(self.methods) or not self.methods:
+            raise GtaError(f"--methods {','.join(self.methods)} cannot be used: name each method once.")
+        for name in ("seeds", "grid_seeds"):
+            if getattr(self, name) < 1:
+                raise GtaError(f"--{name.replace('_', '-')} {getattr(self, name)} cannot be used: write 1 or more.")
+
+    def base(self) -> dict[str, Any]:
+        """The options of every run."""
+        own = ("methods", "seeds", "grid", "grid_seeds", "budget")
+        same = {k: v for k, v in asdict(self).items() if k not in own}
+        return {**same, "val_every": self.epochs, "devices": 1}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a comparison found; rows as they are shown.
+
+    Attributes:
+        table: a row per method.
+        grid: a row per trial.
+        notes: what the numbers are of.
+    """
+
+    table: list[dict[str, Any]]
+    grid: list[dict[str, Any]]
+    notes: str
+
+
+def compare(comparison: Comparison, out: Path) -> Result:
+    """Run what is missing, and write the tables.
+
+    Raises:
+        GtaError: bad input (nothing is run then), another comparison in `out`, or a method whose trials all diverged.
+        KeyboardInterrupt: stopped; the same call goes on.
+    """
+    grid = read_grid(SHIPPED if comparison.grid is None else Path(comparison.grid))
+    plan = same_budget({name: trials_of(grid, name) for name in comparison.methods}, comparison.budget)
+    base = comparison.base()
+    for trials in plan.values():
+        for trial in trials:
+            trial.options(**base, out="")  # refuses what is out of range before anything is run
+    _open(comparison, out)
+    used = {"lr": grid["lr"], "methods": {name: grid["methods"][name] for name in comparison.methods}}
+    write_text(out / "grid.yaml", yaml.safe_dump(used, sort_keys=False))
+
+    tried = {name: [_try(trial, comparison, base, out) for trial in trials] for name, trials in plan.items()}
+    chosen = {name: _best(name, plan[name], values) for name, values in tried.items()}
+    grid_rows = [
+        {
+            "method": name,
+            **{k: trial.values.get(k) for k in dict.fromkeys(k for ts in plan.values() for t in ts for k in t.values)},
+            "val_top1": value,
+            "chosen": trial is chosen[name],
+        }
+        for name, trials in plan.items()
+        for trial, value in zip(trials, tried[name], strict=True)
+    ]
+    write_csv(out / "grid.csv", grid_rows)
+
+    runs = {
+        name: {seed: _run(trial, base, seed, out, keep=True) for seed in range(comparison.seeds)}
+        for name, trial in chosen.items()
+    }
+    write_csv(out / "runs.csv", [_run_row(name, seed, r) for name, of in runs.items() for seed, r in of.items()])
+    numbers = _numbers(runs, chosen)
+    write_csv(out / "table.csv", numbers)
+    shown, notes = [_shown(row) for row in numbers], _notes(comparison, plan, runs)
+    grid_shown = [{"method": n, "trial": t.label, "val": _percent(v), "chosen": "yes" if t is chosen[n] else ""}
+                  for n, trials in plan.items() for t, v in zip(trials, tried[n], strict=True)]  # fmt: skip
+    write_text(out / "table.md", f"{markdown(shown)}\n{notes}\n\n{markdown(grid_shown)}")
+    return Result(shown, grid_shown, notes)
+
+
+def _open(comparison: Comparison, out: Path) -> None:
+    """Make the folder, or see that it holds this comparison (of maybe other methods or seeds)."""
+    same = {**comparison.base(), "grid_seeds": comparison.grid_seeds, "budget": comparison.budget}
+    same["data"] = str(Path(comparison.data).resolve())
+    del same["workers"]
+    if (out / PLAN).is_file():
+        before = yaml.safe_load((out / PLAN).read_text(encoding="utf-8"))
+        for key, value in same.items():
+            if before.get(key) != value:
+                raise GtaError(
+                    f"--out {out} holds a comparison with {key}={before.get(key)}, but {key}={value} was given: give "
+                    "another --out."
+                )
+        return
+    if out.is_file() or (out.exists() and any(out.iterdir())):
+        raise GtaError(f"--out {out} is not empty and holds no comparison (no {PLAN}): give a new folder.")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / PLAN, yaml.safe_dump(same, sort_keys=False))
+    except OSError as error:
+        raise GtaError(f"--out {out} cannot be made: {error.strerror or error}.") from error
+
+
+def _try(trial: Trial, comparison: Comparison, base: Mapping[str, Any], out: Path) -> float | None:
+    """Mean validation accuracy of a trial; None if a run diverged."""
+    values = []
+    for seed in range(FIRST_GRID_SEED, FIRST_GRID_SEED + comparison.grid_seeds):
+        results = _run(trial, base, seed, out, keep=False)
+        if results is None:
+            return None
+        if results["val_top1"] is None:
+            raise GtaError(
+                "there is no validation image to choose the settings on: add val/CLASS/ to the data, or enough "
+                "training images for a tenth of each class to be held out."
+            )
+        values.append(results["val_top1"])
+    return mean_and_spread(values)[0]
+
+
+def _best(name: str, trials: Sequence[Trial], values: Sequence[float | None]) -> Trial:
+    """The trial with the best validation accuracy; of equals the first in the grid."""
+    finite = [(value, trial) for trial, value in zip(trials, values, strict=True) if value is not None]
+    if not finite:
+        raise GtaError(f"all {len(trials)} trials of {name} diverged: give it lower learning rates in a --grid file.")
+    return max(finite, key=lambda pair: pair[0])[1]
+
+
+def _run(trial: Trial, base: Mapping[str, Any], seed: int, out: Path, *, keep: bool) -> dict[str, Any] | None:
+    """A run's results, made now or before; None if it diverged. What only resuming needs is deleted after it."""
+    folder = out / "runs" / trial.name / f"{trial.label}-seed{seed}"
+    if (folder / DIVERGED).is_file():
+        return None
+    try:
+        results = train(trial.options(**base, out=str(folder), seed=seed), resume=True)
+    except Diverged as error:
+        write_text(folder / DIVERGED, f"{error}\n")
+        results = None
+    for name in (CHECKPOINT, *(() if keep else (WEIGHTS,))):
+        (folder / name).unlink(missing_ok=True)
+    value = "diverged" if results is None else f"val {_percent(results['val_top1'])}"
+    print(f"{trial.name} {trial.label} seed {seed}: {value}", file=sys.stderr, flush=True)
+    return results
+
+
+def _run_row(name: str, seed: int, results: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"name": name, "seed": seed, **(results or {})}
+
+
+def _numbers(
+    runs: Mapping[str, Mapping[int, Mapping[str, Any] | None]], chosen: Mapping[str, Trial]
+) -> list[dict[str, Any]]:
+    """A row per method: means, spreads, and test accuracy against the baseline's over the same seeds."""
+    baseline = "plain" if "plain" in runs else next(iter(runs))
+    rows: list[dict[str, Any]] = []
+    for name, of in runs.items():
+        finished = {seed: r for seed, r in of.items() if r is not None}
+        row: dict[str, Any] = {"method": name, "chosen": chosen[name].label, "runs": len(finished)}
+        for key in MEASURES:
+            values = [r[key] for r in finished.values() if r[key] is not None]
+            row[key], row[f"{key}_spread"] = mean_and_spread(values)
+        both = [
+            (r["test_top1"], other["test_top1"])
+            for seed, r in finished.items()
+            if (other := runs[baseline][seed]) is not None and r["test_top1"] is not None
+        ]
+        against = None if name == baseline or not both else paired(*map(list, zip(*both, strict=True)))
+        row |= {"baseline": baseline, **dict.fromkeys(("difference", "low", "high", "p"))}
+        if against is not None:
+            row |= {k: getattr(against, k) for k in ("difference", "low", "high", "p")}
+        rows.append(row)
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    return rows
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it is read."""
+    interval = None if row["low"] is None else f"[{row['low']:+.1f}, {row['high']:+.1f}]"
+    return {
+        "method": row["method"],
+        "chosen": row["chosen"],
+        "runs": row["runs"],
+        **{title: plus_minus(row[key], row[f"{key}_spread"]) for key, title in MEASURES.items()},
+        f"− {row['baseline']}": None
+        if row["difference"] is None
+        else f"{row['difference']:+.1f} {interval or ''}".strip(),
+        "p": None if row["p_holm"] is None else f"{row['p_holm']:.3f}",
+    }
+
+
+def _notes(
+    comparison: Comparison,
+    plan: Mapping[str, Sequence[Trial]],
+    runs: Mapping[str, Mapping[int, Mapping[str, Any] | None]],
+) -> str:
+    baseline = "plain" if "plain" in runs else next(iter(runs))
+    some = next((r for of in runs.values() for r in of.values() if r is not None), {})
+    trials = len(next(iter(plan.values())))
+    text = (
+        f"Mean ± standard deviation over {comparison.seeds} seeds, of settings chosen for each method on validation "
+        f"from {trials} trials with {comparison.grid_seeds} other seed(s). − {baseline}: test accuracy minus that of "
+        f"{baseline} over the same seeds, with its 95 % interval; p: paired t-test, corrected for the number of "
+        "methods (Holm). Seconds: of training."
+    )
+    if some.get("source_object_mass") is not None:
+        text += f" The source: object mass {some['source_object_mass']:.2f}, jaccard {some['source_jaccard']:.2f}."
+    return text
+
+
+def _percent(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.1f}"

@@ -1,0 +1,44 @@
+"""Tables as CSV and Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gta.training.runs import write_text
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    """All columns of all rows, in order of appearance; None is left empty."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def markdown(rows: Rows) -> str:
+    """A Markdown table of rows that share their columns; values as text, – for None."""
+    if not rows:
+        return ""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns), *([_cell(row[c]) for c in columns] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return "–" if value is None else str(value).replace("|", "\\|")
+
+
+def plus_minus(mean: float | None, spread: float | None) -> str | None:
+    """`63.3 ± 2.1`, with digits for the size of the mean; without a spread the mean alone."""
+    if mean is None:
+        return None
+    digits = 1 if abs(mean) >= 10 else 2 if abs(mean) >= 0.1 else 4
+    return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
