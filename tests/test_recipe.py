@@ -19,6 +19,7 @@ from gta.methods import METHODS, part_class, parts_of
 from gta.methods.lp_ft import ProbeThenTune
 from gta.methods.parts import Part, adds, mixes
 from gta.methods.recipe import Recipe, complete_settings, make_parts
+from gta.taps import Finished
 from gta.training.module import Recorder, parameter_groups
 from gta.training.options import TrainOptions
 
@@ -128,8 +129,8 @@ def test_each_guide_holds_what_it_guides(guide, source, images):
 
 def test_auto_keeps_the_drift_within_its_budget_whatever_the_learning_rate(source, images):
     guided = gta.guide(gta.new_target(source, 3), source)
-    rows = [reading.rows() for reading in guided.source_readings(images)]
-    budget = 0.1 * guided.distance([r.roll(1, 0) for r in rows], rows).item()
+    rows = guided.source_rows(images)
+    budget = 0.1 * guided.distance([Finished(r.rows().roll(1, 0)) for r in rows], rows).item()
     for lr in (1e-4, 1e-3):
         drift = {}
         for name, parts in (("plain", [part_class("plain")()]), ("auto", [part_class("gta")(weight="auto")])):

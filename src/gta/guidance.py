@@ -78,7 +78,7 @@ class Guided(nn.Module):
         weight: λ; may be changed between steps.
         layers: the guided layers, ascending, non-negative.
         rows: "cls", "patches" or "pool".
-        first_patch: number of prefix tokens of target and source.
+        bodies: anatomy of target and source.
     """
 
     model: nn.Module
@@ -126,8 +126,7 @@ class Guided(nn.Module):
         self.reduction: Reduction = reduction
         self.rows: Queries = rows
         self._distance = DISTANCES[distance] if isinstance(distance, str) else distance
-        self.first_patch = (target_is.prefix_tokens, source_is.prefix_tokens)
-        self._bodies = (target_is, source_is)
+        self.bodies = (target_is, source_is)
         self._hidden_source: tuple[nn.Module, ...] = (
             source.requires_grad_(False).eval(),
         )  # in a tuple, so no submodule
@@ -174,13 +173,31 @@ class Guided(nn.Module):
         Returns:
             What `run` returned, and the penalty.
         """
-        self._bodies[0].check(images)
+        self.bodies[0].check(images)
         if not self.model.training or self.weight == 0 or not self._hidden_source:
             return run(), torch.zeros((), device=images.device)
-        source = self.source_readings(images, **options)  # first: its workspace is free before the target's fills up
-        with (tap := self.tap()):
+        source = self.source_rows(images, **options)  # first: its workspace is free again before the target's fills up
+        tap = self.tap()
+        with tap:
             output = run()
-        return output, self.weight * self.distance(self.target_readings(tap, images), source)
+        return output, self.weight * self.distance(self.target_rows(tap, images), source)
+
+    def tap(self) -> RowTap:
+        """To be entered around the target's forward pass, for `target_rows`."""
+        return RowTap(self.layers, self.bodies[0].prefix_tokens, queries=self.rows)
+
+    def target_rows(self, tap: RowTap, images: Tensor) -> list[Reading]:
+        """The rows that a tap saw, one reading per guided layer."""
+        target = captured(tap, self.bodies[0], self.layers, images)
+        self._check_gradient(target)
+        return target
+
+    def distance(self, target: list[Reading], source: list[Reading]) -> Tensor:
+        """Mean distance over images, heads and guided layers (each with its factor), without λ: float32 scalar."""
+        per_layer = torch.stack([self._distances(t, s).mean() for t, s in self._pairs(target, source)])
+        if self.layer_weights is not None:
+            per_layer = per_layer * torch.tensor(self.layer_weights, device=per_layer.device)
+        return per_layer.mean()
 
     def measure(self, images: Tensor, **options: Any) -> Tensor:
         """Squared row difference between target and source, for diagnosis.
@@ -194,12 +211,14 @@ class Guided(nn.Module):
         Returns:
             (guided layers, heads) float32: mean over images, queries and patch tokens of (t − s)².
         """
-        self._bodies[0].check(images)
-        with evaluating(self.model), torch.no_grad(), (tap := self.tap()):
+        self.bodies[0].check(images)
+        tap = RowTap(self.layers, self.bodies[0].prefix_tokens, queries=self.rows)
+        with evaluating(self.model), torch.no_grad(), tap:
             self.model(images, **options)
-        target = captured(tap, self._bodies[0], self.layers, images)
-        source = self.source_readings(images, **options)
-        return torch.stack([_squared(t, s).mean(0) for t, s in self._pairs(target, source)])
+        target = captured(tap, self.bodies[0], self.layers, images)
+        return torch.stack(
+            [_squared(t, s).mean(0) for t, s in self._pairs(target, self.source_rows(images, **options))]
+        )
 
     def detach(self) -> nn.Module:
         """Let go of the source: from now on `guided(images)` gives (logits, 0). The model is as it always was.
@@ -210,31 +229,10 @@ class Guided(nn.Module):
         self._hidden_source = ()
         return self.model
 
-    def tap(self) -> RowTap:
-        """To be entered around the target's forward pass, for `target_readings`."""
-        return RowTap(self.layers, self.first_patch[0], queries=self.rows)
-
-    def target_readings(self, tap: RowTap, images: Tensor) -> list[Reading]:
-        """What a tap saw of these images, one reading per guided layer; its `rows()` are (B, H, N) float32."""
-        readings = captured(tap, self._bodies[0], self.layers, images)
-        self._check_gradient(readings)
-        return readings
-
-    def source_readings(self, images: Tensor, **options: Any) -> list[Reading]:
-        """The source's readings of these images, without autograd, one per guided layer."""
+    def source_rows(self, images: Tensor, **options: Any) -> list[Reading]:
+        """The source's rows of these images, without autograd, one reading per guided layer."""
         self.ready_source(images)
-        return read_rows(self.source, images, self._bodies[1], self.layers, self.rows, **options)
-
-    def distance(self, target: Sequence[Tensor | Reading], source: Sequence[Tensor | Reading]) -> Tensor:
-        """Mean distance over images, heads and guided layers (each with its factor), without λ: float32 scalar.
-
-        Args:
-            target, source: one entry per guided layer: readings, or tensors whose last dimension is compared.
-        """
-        per_layer = torch.stack([self._distances(t, s).mean() for t, s in self._pairs(target, source)])
-        if self.layer_weights is not None:
-            per_layer = per_layer * torch.tensor(self.layer_weights, device=per_layer.device)
-        return per_layer.mean()
+        return read_rows(self.source, images, self.bodies[1], self.layers, self.rows, **options)
 
     def ready_source(self, images: Tensor) -> None:
         """See to it that the source is in eval mode, where the target is, and can take the images."""
@@ -243,11 +241,9 @@ class Guided(nn.Module):
         ours, theirs = next(self.model.parameters()), next(self.source.parameters())
         if ours.device != theirs.device or ours.dtype != theirs.dtype:  # the model was moved without its guide
             self.source.to(ours.device, ours.dtype)
-        self._bodies[1].check(images)
+        self.bodies[1].check(images)
 
-    def _pairs(
-        self, target: Sequence[Tensor | Reading], source: Sequence[Tensor | Reading]
-    ) -> Iterator[tuple[Any, Any]]:
+    def _pairs(self, target: list[Reading], source: list[Reading]) -> Iterator[tuple[Reading, Reading]]:
         for layer, t, s in zip(self.layers, target, source, strict=True):
             if t.shape != s.shape:
                 raise GtaError(
@@ -256,9 +252,7 @@ class Guided(nn.Module):
                 )
             yield t, s
 
-    def _distances(self, target: Tensor | Reading, source: Tensor | Reading) -> Tensor:
-        if isinstance(target, Tensor) or isinstance(source, Tensor):
-            return self._distance(target, source, self.reduction)  # type: ignore[arg-type]
+    def _distances(self, target: Reading, source: Reading) -> Tensor:
         if self.rows == "patches" and self._distance is DISTANCES["l2"]:
             squared = _squared(target, source)
             return squared if self.reduction == "mean" else squared * target.shape[-1]
@@ -267,7 +261,7 @@ class Guided(nn.Module):
     def _check_gradient(self, target: list[Reading]) -> None:
         if not torch.is_grad_enabled():
             return
-        body: Anatomy = self._bodies[0]
+        body: Anatomy = self.bodies[0]
         for layer, reading in zip(self.layers, target, strict=True):
             before = body.depth if self.rows == "pool" else layer
             if not reading.has_gradient and any(

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gta.anatomy import unwrapped
 from gta.errors import GtaError
-from gta.taps import unwrapped
 
 Kind = Literal["msa", "block"]
 

@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from gta.anatomy import anatomy
 from gta.methods.parts import Part, Step, check_number
 from gta.outputs import AttentionLogits
-from gta.taps import anatomy
 
 
 @dataclass

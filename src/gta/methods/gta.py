@@ -26,7 +26,8 @@ from gta.errors import GtaError
 from gta.guidance import Guided
 from gta.methods.parts import Part, Step
 from gta.outputs import Kind, LayerOutputs, read_outputs
-from gta.taps import RowTap, anatomy, read_rows
+from gta.taps import Factors, Finished, Queries, RowTap, captured
+from gta.taps import Reading as Row
 
 
 @dataclass
@@ -40,6 +41,7 @@ class GTA(Part):
     distance: str = "l2"
     temperature: float = 1.0
     guide: str = "logits"
+    rows: Queries = "cls"
 
     paper: ClassVar[str] = "arXiv 2401.02656"
     flat: ClassVar[bool] = True
@@ -52,6 +54,8 @@ class GTA(Part):
                 f"--distance {self.distance} compares logits after a softmax of its own: use it with --guide logits, "
                 f"or another distance with --guide {self.guide}."
             )
+        if self.rows != "cls" and self.guide != "logits":
+            raise GtaError(f"--rows {self.rows} chooses among logits: leave it out with --guide {self.guide}.")
         self._distance = with_temperature(self.distance, self.temperature)
         self._automatic = self.weight == "auto"
 
@@ -63,12 +67,14 @@ class GTA(Part):
             self.layers,
             self._distance,
             "mean",
-            layer_weights=self.layer_weights,
+            self.rows,
+            self.layer_weights,
         )
         self._reading: Reading | None = None
         self._strength: float | Tensor = self._guided.weight
 
     def before(self, images: Tensor) -> None:
+        self._guided.bodies[0].check(images)
         self._reading = None
         if self._guided.weight != 0:  # else the source need not run
             self._reading = GUIDES[self.guide](self._guided)
@@ -80,16 +86,16 @@ class GTA(Part):
     def penalty(self, step: Step) -> Tensor | None:
         if self._reading is None:
             return None
-        distance = self._guided.distance(self._reading.target(), self._held)
+        distance = self._guided.distance(self._reading.target(step.images), self._held)
         if not self._automatic:
             return self._guided.weight * distance
         self._strength = self._balanced(step.loss.detach(), distance.detach())
         return self._strength * distance
 
     def _balanced(self, loss: Tensor, distance: Tensor) -> Tensor:
-        if len(self._held[0]) < 2:
+        if self._held[0].shape[0] < 2:
             raise GtaError("--weight auto compares the images of a batch: use a --batch-size of at least 2 per device.")
-        others = [rows.roll(1, 0) for rows in self._held]
+        others = [_of_other_images(row) for row in self._held]
         budget = self.weight_budget * self._guided.distance(others, self._held)
         budget = budget.clamp(min=torch.finfo(budget.dtype).eps)  # images that all look the same
         return loss / budget * (distance / budget).clamp(max=1)
@@ -98,54 +104,67 @@ class GTA(Part):
         return self._strength
 
 
-class Reading(Protocol):
-    """What of one batch is held near the source's; per guided layer a tensor whose last dimension is compared."""
+def _of_other_images(row: Row) -> Row:
+    """The source's rows, each image's at its neighbour's place."""
+    if isinstance(row, Factors):
+        bias = row.bias.roll(1, 0) if row.bias is not None and row.bias.shape[0] == row.q.shape[0] else row.bias
+        return Factors(row.q.roll(1, 0), row.k.roll(1, 0), row.scale, bias)
+    return Finished(row.product.roll(1, 0))
 
-    def source(self, images: Tensor) -> list[Tensor]:
+
+class Reading(Protocol):
+    """What of one batch is held near the source's; per guided layer a row whose last dimension is compared."""
+
+    def source(self, images: Tensor) -> list[Row]:
         """Run the source, without autograd."""
 
     def watch(self) -> AbstractContextManager[Any]:
         """Entered around the target's forward pass."""
 
-    def target(self) -> list[Tensor]:
+    def target(self, images: Tensor) -> list[Row]:
         """After it, the same of the target."""
 
 
 class LogitRows:
     """The [cls] rows, (B, H, N)."""
 
-    first_key: int | None = None  # the first patch
+    def __init__(self, guided: Guided) -> None:
+        self.guided = guided
+
+    def source(self, images: Tensor) -> list[Row]:
+        return self.guided.source_rows(images)
+
+    def watch(self) -> RowTap:
+        self._tap = self.guided.tap()
+        return self._tap
+
+    def target(self, images: Tensor) -> list[Row]:
+        return self.guided.target_rows(self._tap, images)
+
+
+class AttentionRows:
+    """The [cls] attention over the patches, (B, H, N), after a softmax over all tokens."""
 
     def __init__(self, guided: Guided) -> None:
         self.guided = guided
 
-    def source(self, images: Tensor) -> list[Tensor]:
-        self._images = images
+    def source(self, images: Tensor) -> list[Row]:
         self.guided.ready_source(images)
-        source, layers = self.guided.source, self.guided.layers
-        readings = read_rows(source, images, anatomy(source), layers, first_key=self.first_key)
-        return [self._seen(reading.rows(), self.guided.first_patch[1]) for reading in readings]
+        tap, body = RowTap(self.guided.layers, 0), self.guided.bodies[1]
+        with torch.no_grad(), tap:
+            self.guided.source(images)
+        return _attention(captured(tap, body, self.guided.layers, images), body.prefix_tokens)
 
     def watch(self) -> RowTap:
-        first = self.guided.first_patch[0] if self.first_key is None else self.first_key
-        self._tap = RowTap(self.guided.layers, first)
+        self._tap = RowTap(self.guided.layers, 0)
         return self._tap
 
-    def target(self) -> list[Tensor]:
-        readings = self.guided.target_readings(self._tap, self._images)
-        return [self._seen(reading.rows(), self.guided.first_patch[0]) for reading in readings]
-
-    def _seen(self, rows: Tensor, first_patch: int) -> Tensor:
-        return rows
+    def target(self, images: Tensor) -> list[Row]:
+        return _attention(self.guided.target_rows(self._tap, images), self.guided.bodies[0].prefix_tokens)
 
 
-class AttentionRows(LogitRows):
-    """The [cls] attention over the patches, (B, H, N), after a softmax over all tokens."""
-
-    first_key = 0
-
-    def _seen(self, rows: Tensor, first_patch: int) -> Tensor:
-        return rows.softmax(-1)[..., first_patch:]
+def _attention(rows: list[Row], prefix_tokens: int) -> list[Row]:
+    return [Finished(row.rows().softmax(-1)[..., prefix_tokens:]) for row in rows]
 
 
 class Outputs:
@@ -156,17 +175,17 @@ class Outputs:
     def __init__(self, guided: Guided) -> None:
         self.guided = guided
 
-    def source(self, images: Tensor) -> list[Tensor]:
+    def source(self, images: Tensor) -> list[Row]:
         self.guided.ready_source(images)
         outputs = read_outputs(self.guided.source, images, self.kind, self.guided.layers)
-        return [output.float() for output in outputs]
+        return [Finished(output.float()) for output in outputs]
 
     def watch(self) -> LayerOutputs:
         self._seen = LayerOutputs(self.guided.model, self.kind, self.guided.layers)
         return self._seen
 
-    def target(self) -> list[Tensor]:
-        return [output.float() for output in self._seen.outputs()]
+    def target(self, images: Tensor) -> list[Row]:
+        return [Finished(output.float()) for output in self._seen.outputs()]
 
 
 class AttentionOutputs(Outputs):

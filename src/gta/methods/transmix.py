@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gta.anatomy import anatomy
 from gta.methods.cutmix import random_box
 from gta.methods.mixup import partners
 from gta.methods.parts import Part, check_number
-from gta.taps import RowTap, anatomy, captured
+from gta.taps import RowTap, captured
 
 
 @dataclass
@@ -40,26 +41,22 @@ class TransMix(Part):
         check_number(self, "alpha", 0, above=True)
 
     def attach(self, target: nn.Module, source: nn.Module) -> None:
-        self._patch = target.patch_embed.patch_size  # type: ignore[union-attr]
         self._body = anatomy(target)
-        self._last, self._prefix = self._body.depth - 1, self._body.prefix_tokens
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         self._mask, self._partner = random_box(images, self.alpha), partners(images)
-        self._images = torch.where(self._mask > 0, images[self._partner], images)
-        return self._images, targets
+        self._mixed = torch.where(self._mask > 0, images[self._partner], images)
+        return self._mixed, targets
 
     def watch(self) -> RowTap:
-        self._tap = RowTap([self._last], 0)
+        self._tap = RowTap([self._body.depth - 1], 0)
         return self._tap
 
     @torch.no_grad()
     def relabel(self, targets: Tensor) -> Tensor:
-        rows = captured(self._tap, self._body, [self._last], self._images)[0].rows()
-        attention = rows.softmax(-1)[..., self._prefix :].mean(1)  # (B, N)
-        height, width = self._mask.shape
-        down, across = self._patch  # type: ignore[misc]
-        grid = (-(-height // down), -(-width // across))
+        (reading,) = captured(self._tap, self._body, [self._body.depth - 1], self._mixed)
+        attention = reading.rows().softmax(-1)[..., self._body.prefix_tokens :].mean(1)  # (B, N)
+        grid = self._body.patches(self._mixed)
         inside = F.interpolate(self._mask[None, None], size=grid, mode="nearest").flatten()  # (N,)
         share = ((attention * inside).sum(-1) / attention.sum(-1) + self._mask.mean()) / 2  # (B,)
         return targets.lerp(targets[self._partner], share[:, None].to(targets))

@@ -30,7 +30,7 @@ COMMON = TrainOptions(
     data="", out="", source=SOURCE, image_size=96, batch_size=16, precision="32", devices=1, val_every=1000
 )
 CHOSEN: dict[str, dict[str, Any]] = {
-    "plain": {"method": "plain", "lr": 1e-4, "epochs": 30},
+    "plain": {"method": "plain", "lr": 1e-4, "epochs": 15},
     "gta": {"method": "gta", "weight": 10.0, "lr": 3e-4, "epochs": 30},
 }
 RESULTS = "demo.json"

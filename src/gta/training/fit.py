@@ -109,6 +109,7 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         "weight_schedule": options.weight_schedule if any(map(adds, parts)) else None,
         "layers": _as_text(options.layers) if guided else None,
         "guide": options.guide if guided else None,
+        "rows": options.rows if guided else None,
         "distance": options.distance if guided else None,
         "fraction": options.fraction,
         "subset_list": options.subset_list,

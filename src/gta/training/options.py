@@ -39,6 +39,7 @@ class TrainOptions:
         layer_weights: Factor of each guided layer (gta), such as 0,0.5,1; by default 1 for each.
         guide: What is held near the source's (gta): the attention's logits, the attention after softmax, or the
             outputs of attention modules (msa) or blocks.
+        rows: Whose attention is guided (gta): the [cls] token's, every patch's, or an attention-pooling head's.
         distance: Distance between attention rows (gta).
         temperature: Divides the rows before the softmax of kl, reverse_kl and js (gta).
         fraction: Share of every class's training images to use, above 0 and up to 1; seeded and nested.
@@ -73,6 +74,7 @@ class TrainOptions:
     weight_schedule: Literal["constant", "linear", "cosine", "warmup", "release"] = "constant"
     weight_share: float | None = None
     layers: list[int] | str = "all"
+    rows: Literal["cls", "patches", "pool"] = "cls"
     layer_weights: list[float] | str | None = None
     guide: Literal["logits", "attention", "msa", "block"] = "logits"
     distance: Literal["l2", "kl", "reverse_kl", "js", "cosine", "smooth_l1", "l2_normalised"] = "l2"
