@@ -155,6 +155,7 @@ def arena(tmp_path, monkeypatch):
         return results
 
     monkeypatch.setattr(compare_file, "train", fake)
+    monkeypatch.setattr(compare_file, "_check_input", lambda comparison: None)  # there are no photographs
     return tmp_path, ran
 
 
@@ -253,6 +254,10 @@ def test_a_comparison_from_photographs_to_tables(photos, source_file, tmp_path, 
     words = ["compare", "--data", str(photos), "--source", str(source_file), "--out", str(tmp_path / "out"),
              "--methods", "plain,mine", "--seeds", "1", "--image-size", "40", "--epochs", "1", "--batch-size", "4",
              "--grid", str(tmp_path / "grid.yaml")]  # fmt: skip
+    for wrong in ("--data", "--source"):
+        assert main([*words, wrong, str(tmp_path / "nowhere.pth")]) == 2
+        assert "nowhere" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "mine" in printed

@@ -21,7 +21,9 @@ from typing import Any
 
 import yaml
 
+from gta.data.folder import read_photos
 from gta.errors import GtaError
+from gta.sources import load_source
 from gta.studies.grid import SHIPPED, Trial, read_grid, same_budget, trials_of
 from gta.studies.statistics import holm, mean_and_spread, paired
 from gta.studies.tables import markdown, plus_minus, write_csv
@@ -110,6 +112,7 @@ def compare(comparison: Comparison, out: Path) -> Result:
     for trials in plan.values():
         for trial in trials:
             trial.options(**base, out="")  # refuses what is out of range before anything is run
+    _check_input(comparison)
     _open(comparison, out)
     used = {"lr": grid["lr"], "methods": {name: grid["methods"][name] for name in comparison.methods}}
     write_text(out / "grid.yaml", yaml.safe_dump(used, sort_keys=False))
@@ -142,6 +145,18 @@ def compare(comparison: Comparison, out: Path) -> Result:
     return Result(shown, grid_shown, notes)
 
 
+def _check_input(comparison: Comparison) -> None:
+    """Raise GtaError for data or a source that no run could use, before a folder is made for them."""
+    c = comparison
+    photos = read_photos(c.data, fraction=c.fraction, seed=FIRST_GRID_SEED, skip_unreadable=c.skip_unreadable)
+    if not photos.val:
+        raise GtaError(
+            f"{c.data} has no validation image to choose the settings on: add val/CLASS/, or enough training images "
+            "for a tenth of each class to be held out."
+        )
+    load_source(c.source, c.image_size, heads=c.heads)
+
+
 def _open(comparison: Comparison, out: Path) -> None:
     """Make the folder, or see that it holds this comparison (of maybe other methods or seeds)."""
     same = {**comparison.base(), "grid_seeds": comparison.grid_seeds, "budget": comparison.budget}
@@ -172,11 +187,6 @@ def _try(trial: Trial, comparison: Comparison, base: Mapping[str, Any], out: Pat
         results = _run(trial, base, seed, out, keep=False)
         if results is None:
             return None
-        if results["val_top1"] is None:
-            raise GtaError(
-                "there is no validation image to choose the settings on: add val/CLASS/ to the data, or enough "
-                "training images for a tenth of each class to be held out."
-            )
         values.append(results["val_top1"])
     return mean_and_spread(values)[0]
 
