@@ -46,7 +46,7 @@ def main(source: str, data: str, image_size: int = 224, epochs: int = 10, lr: fl
     lightning.seed_everything(0)
     module = Classifier(gta.new_target(frozen, num_classes=len(training.classes)), lr)
     guide = Guide(frozen, weight=10.0, model="model")  # <-
-    trainer = lightning.Trainer(max_epochs=epochs, callbacks=[guide])  # <-
+    trainer = lightning.Trainer(max_epochs=epochs, log_every_n_steps=1, callbacks=[guide])  # <-
     trainer.fit(module, DataLoader(training, batch_size=32, shuffle=True))
     return trainer.test(module, DataLoader(testing, batch_size=32))[0]["top1"]
 

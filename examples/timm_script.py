@@ -16,15 +16,17 @@ from timm.utils import AverageMeter, ModelEmaV3, NativeScaler, accuracy
 import gta
 
 
-def main(source: str, data: str, image_size: int = 224, epochs: int = 10, lr: float = 3e-5) -> float:
+def main(
+    source: str, data: str, image_size: int = 224, batch_size: int = 32, epochs: int = 10, lr: float = 3e-5
+) -> float:
     """Fine-tune on DATA/train with the guide and return the averaged model's accuracy on DATA/test in percent."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     frozen = gta.load_source(source, image_size=image_size)  # <-
     options = {"input_size": (3, image_size, image_size), "mean": frozen.info.mean, "std": frozen.info.std}
     options |= {"device": device, "use_prefetcher": False, "num_workers": 0, "persistent_workers": False}
     datasets = {split: create_dataset("", root=data, split=split) for split in ("train", "test")}
-    training = create_loader(datasets["train"], batch_size=16, is_training=True, scale=(0.5, 1), **options)
-    testing = create_loader(datasets["test"], batch_size=32, **options)
+    training = create_loader(datasets["train"], batch_size=batch_size, is_training=True, scale=(0.5, 1), **options)
+    testing = create_loader(datasets["test"], batch_size=batch_size, **options)
 
     torch.manual_seed(0)
     classes = len(datasets["train"].reader.class_to_idx)
@@ -45,7 +47,6 @@ def main(source: str, data: str, image_size: int = 224, epochs: int = 10, lr: fl
             loss_scaler(loss, optimizer, clip_grad=1.0, parameters=model.parameters())
             model_ema.update(model)
         scheduler.step(epoch + 1)
-
     top1 = AverageMeter()
     with torch.no_grad():
         for input, target in testing:

@@ -55,9 +55,12 @@ def release(model: nn.Module) -> nn.Module:
         GtaError: the model is not guided.
     """
     forward = vars(model).get("forward")
-    if not isinstance(forward, _LossForward):
+    while forward is not None and not isinstance(forward, _LossForward):
+        forward = getattr(forward, "__wrapped__", None)  # accelerate's autocast lies around it after bf16 training
+    if forward is None:
         raise GtaError(f"this {type(model).__name__} has no guide to release.")
     forward.remove()
+    vars(model).pop("_original_forward", None)  # accelerate's memory of what it wrapped
     return model
 
 
