@@ -11,8 +11,8 @@ from gta.checkpoints.layout import Converted, Layout, Tensors
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
 _GUESS = (
-    "no key of it says whether it has GELU or QuickGELU: GELU is taken. If it is OpenAI's, MetaCLIP's or DFN's, save it "
-    "as .safetensors with the metadata architecture, such as vit_base_patch16_clip_quickgelu_224"
+    "no key of it says whether it has GELU or QuickGELU: GELU is taken. If it is OpenAI's, MetaCLIP's or DFN's, save "
+    "it as .safetensors with the metadata architecture, such as vit_base_patch16_clip_quickgelu_224"
 )
 _NAMES = (
     ("conv1.", "patch_embed.proj."),
