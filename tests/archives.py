@@ -63,6 +63,21 @@ def cars(root: Path) -> Path:
     return root
 
 
+def car_ims(root: Path) -> Path:
+    """The authors' other form of Stanford Cars: all images in one folder, the split in cars_annos.mat."""
+    from scipy.io import savemat
+
+    fields = ("relative_im_path", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "test")
+    rows = [(f"car_ims/{i + 1:06}.jpg", 1, 1, 9, 9, i // 3 + 1, int(i % 3 == 2)) for i in range(6)]
+    for i, row in enumerate(rows):
+        picture(root / row[0], i)
+    names = np.empty((1, 2), dtype=object)
+    names[0, :] = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012"]
+    annotations = np.array([rows], dtype=np.dtype([(name, object) for name in fields]))
+    savemat(root / "cars_annos.mat", {"annotations": annotations, "class_names": names})
+    return root
+
+
 def aircraft(root: Path) -> Path:
     """2 variants, 4 images in trainval (2 of them val) and 2 in test."""
     data = root / "data"

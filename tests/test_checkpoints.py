@@ -152,7 +152,13 @@ def test_dinov3(tmp_path, biased, gated):
     path = written(tmp_path / "dinov3_vits16_pretrain.pth", w)
     source = agrees(path, o.dinov3_tokens(w, o.images()), "DINOv3", image_size=o.SIZE)
     assert source.num_prefix_tokens == 5
-    assert gta.new_target(source, 3).eval()(o.images()).shape == (2, 3)
+    target = gta.new_target(source, 3)
+    logits, penalty = gta.guide(target, source)(o.images())
+    assert logits.shape == (2, 3)
+    assert penalty == 0
+    with torch.no_grad():
+        target.blocks[0].attn.qkv.weight.mul_(1.1)
+    assert gta.guide(target, source)(o.images())[1] > 0
 
 
 @pytest.mark.parametrize("kind", ["mae_pretrain_vit_base.pth", "checkpoint-799.pth", "mae_finetuned_vit_base.pth"])
@@ -236,6 +242,14 @@ def test_augreg_and_big_vision(tmp_path, prefix, big, stacked):
     assert source.blocks[0].attn.num_heads == 4
 
 
+def test_big_vision_in_half_precision(tmp_path):
+    """numpy has no bfloat16: the authors' files hold two bytes without a type."""
+    w = {k: v.bfloat16() for k, v in o.random_tensors(o.jax_shapes(big=True)).items()}
+    arrays = {f"params/{k}": v.view(torch.int16).numpy().view("V2") for k, v in w.items()}
+    np.savez(tmp_path / "b.npz", **arrays, step=np.array(3))
+    agrees(tmp_path / "b.npz", o.jax_tokens({k: v.float() for k, v in w.items()}, o.images()), "big_vision")
+
+
 def test_siglips_image_tower(tmp_path):
     w = o.random_tensors({k: s for k, s in o.jax_shapes(cls=False, big=True, pooled=True).items() if "head/" not in k})
     texts = {"params/txt/Embed_0/embedding": torch.ones(3, 3), "params/t": torch.ones(1)}
@@ -247,13 +261,22 @@ def test_siglips_image_tower(tmp_path):
         gta.guide(gta.new_target(source, 3), source)
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_clips_image_tower(tmp_path, quick):
+def test_openais_clip(tmp_path):
     w = o.random_tensors(o.clip_shapes())
-    openai = {"input_resolution": torch.tensor(40), "context_length": torch.tensor(77), "vocab_size": torch.tensor(11)}
-    path = written(tmp_path / "clip.pt", w | openai if quick else {"state_dict": prefixed(w, "module.")})
-    source = agrees(path, o.clip_tokens(w, o.images(), quick), "CLIP")
+    about = {"input_resolution": torch.tensor(40), "context_length": torch.tensor(77), "vocab_size": torch.tensor(11)}
+    source = agrees(written(tmp_path / "clip.pt", w | about), o.clip_tokens(w, o.images(), quick=True), "CLIP")
     assert source.info.mean[0] == pytest.approx(0.4814, abs=1e-4)
+
+
+def test_openclip_has_gelu_unless_its_metadata_says_otherwise(tmp_path):
+    w = o.random_tensors(o.clip_shapes())
+    path = written(tmp_path / "clip.pt", {"state_dict": prefixed(w, "module.")})
+    with pytest.warns(UserWarning, match="GELU is taken"):
+        agrees(path, o.clip_tokens(w, o.images(), quick=False), "CLIP")
+    args = {"img_size": 40, "patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2}
+    about = {"architecture": "vit_base_patch16_clip_quickgelu_224", "model_args": json.dumps(args)}
+    save_file(w, tmp_path / "quick.safetensors", about)
+    agrees(tmp_path / "quick.safetensors", o.clip_tokens(w, o.images(), quick=True), "CLIP")
 
 
 def test_openclips_timm_tower(tmp_path):

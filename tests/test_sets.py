@@ -143,6 +143,18 @@ def test_labels_are_the_lists_labels(tmp_path, small):
     assert [s.name[-10:] for s in cub.splits["test"][:2]] == ["0003_3.jpg", "0004_4.jpg"]
 
 
+def test_cars_in_one_folder_take_the_published_lists(tmp_path, small):
+    """Batch-Spectral-Shrinkage numbers the cars as car_ims.tgz does."""
+    pytest.importorskip("scipy")
+    root = archives.car_ims(tmp_path / "cars")
+    listing = list_data(f"cars:{root}")
+    assert listing.classes == ("AM General Hummer SUV 2000", "Acura RL Sedan 2012")
+    assert [(s.name, s.label) for s in listing.splits["test"]] == [("car_ims/000003.jpg", 0), ("car_ims/000006.jpg", 1)]
+    (tmp_path / "list.txt").write_text("train/1/000002.jpg\ntrain/2/000004.jpg\n")
+    photos = read_photos(f"cars:{root}", subset_list=tmp_path / "list.txt")
+    assert [s.name for s in photos.train] == ["car_ims/000002.jpg", "car_ims/000004.jpg"]
+
+
 def test_masks_of_birds_follow_the_majority_and_of_pets_the_trimap(tmp_path, small):
     bird = list_data(f"cub:{archives.cub(tmp_path / 'c')}").splits["test"][0]
     inside = np.asarray(open_mask(bird.mask, bird.mask_kind)) > 0

@@ -41,7 +41,7 @@ def evaluate(
 
     Args:
         run: Run folder written by gta train.
-        data: Data folder; by default the one the run was trained on.
+        data: NAME:ROOT, a folder or a .csv file; by default the data the run was trained on.
         split: Which of its splits.
         as_json: Print JSON instead of a table.
     """

@@ -213,6 +213,8 @@ def _from_file(spec: str, path: Path, image_size: int | None, heads: int | None)
     else:
         architecture, args = infer_architecture(found.tensors, path, heads)
         architecture, args = found.architecture or architecture, args | dict(found.args)
+        if found.guess:
+            warnings.warn(f"{spec}: {found.guess}.", stacklevel=3)
     if heads is not None:
         args["num_heads"] = heads
     if image_size is None and "img_size" not in args:

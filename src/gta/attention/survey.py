@@ -89,8 +89,9 @@ def load_attentive(spec: str, image_size: int | None, heads: int | None, rounded
         rounded: take the nearest multiple of the patch size.
     """
     if image_size is not None and rounded:
-        model: Any = load_source(spec, heads=heads)
-        patch = int(model.patch_embed.patch_size[0])
+        model = load_source(spec, heads=heads)
+        side = source_info(model).image_size
+        patch = side // patch_grid(model, torch.zeros(1, 3, side, side))[0]
         image_size = max(1, round(image_size / patch)) * patch
     model = load_source(spec, image_size, heads=heads)
     anatomy(model)  # refuses what has no [cls] token

@@ -1,7 +1,7 @@
 """The image tower of CLIP (Radford et al. 2021, github.com/openai/CLIP) and OpenCLIP, among the keys `visual.`.
 
 OpenAI's models have QuickGELU, most of OpenCLIP's have GELU, and no key tells: OpenAI's files are known by the
-`input_resolution` and `context_length` they carry. For others GELU is taken.
+`input_resolution` and `context_length` they carry. For others GELU is taken, with a warning.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ from gta.checkpoints.layout import Converted, Layout, Tensors
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
+_GUESS = (
+    "no key of it says whether it has GELU or QuickGELU: GELU is taken. If it is OpenAI's, MetaCLIP's or DFN's, save "
+    "it as .safetensors with the metadata architecture, such as vit_base_patch16_clip_quickgelu_224"
+)
 _NAMES = (
     ("conv1.", "patch_embed.proj."),
     ("transformer.resblocks.", "blocks."),
@@ -42,7 +46,7 @@ def _convert(tensors: Tensors) -> Converted:
             out[name] = value
     quick = "input_resolution" in tensors
     base = f"vit_base_patch16_clip_{'quickgelu_' if quick else ''}224"
-    return Converted(out, base, {"pre_norm": True}, _MEAN, _STD)
+    return Converted(out, base, {"pre_norm": True}, _MEAN, _STD, "" if quick else _GUESS)
 
 
 CLIP = Layout(

@@ -108,12 +108,20 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     _check_archive(path)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {k: torch.from_numpy(np.array(arrays[k])) for k in arrays.files if arrays[k].dtype.kind == "f"}
+            read = {k: _tensor(arrays[k]) for k in arrays.files}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise GtaError(
             f"{path} cannot be read as plain arrays ({type(error).__name__}: {_first_line(error)}). It is damaged or "
             "holds Python objects, which are never run here."
         ) from error
+    return {k: v for k, v in read.items() if v is not None}
+
+
+def _tensor(array: Any) -> Tensor | None:
+    """A numpy array of floats as a tensor, None for steps and the like; bfloat16, which numpy lacks, is saved as V2."""
+    if array.dtype.str == "|V2":
+        return torch.from_numpy(array.view("<i2").copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy()) if array.dtype.kind == "f" else None
 
 
 def _check_archive(path: Path) -> None:

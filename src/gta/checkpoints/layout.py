@@ -32,6 +32,7 @@ class Converted:
         architecture: timm entry point, or None for the plain one that the shapes give.
         args: arguments of it, over those that the shapes give.
         mean, std: normalisation of the channels, or None for ImageNet's.
+        guess: what neither keys nor shapes tell and was assumed about the architecture, as a sentence.
     """
 
     tensors: Tensors
@@ -39,6 +40,7 @@ class Converted:
     args: Mapping[str, Any] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    guess: str = ""
 
 
 @dataclass(frozen=True)

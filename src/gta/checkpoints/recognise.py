@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from gta.checkpoints.augreg import AUGREG, BIG_VISION
@@ -36,7 +37,7 @@ def recognise(tensors: Tensors, path: Path) -> tuple[Layout, Converted]:
         if all(mark in inside for mark in layout.marks) and (layout.sign is None or layout.sign(inside)):
             others = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
             found = layout.convert(inside)
-            return layout, Converted(others | found.tensors, found.architecture, found.args, found.mean, found.std)
+            return layout, replace(found, tensors=others | found.tensors)
     raise GtaError(f"{path} is of no known layout. {nearest(tensors)}")
 
 
