@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from gta.data.folder import read_photos
+from gta.data.sets import resolved
 from gta.errors import GtaError
 from gta.sources import load_source
 from gta.studies.grid import SHIPPED, Trial, read_grid, same_budget, trials_of
@@ -160,7 +161,7 @@ def _check_input(comparison: Comparison) -> None:
 def _open(comparison: Comparison, out: Path) -> None:
     """Make the folder, or see that it holds this comparison (of maybe other methods or seeds)."""
     same = {**comparison.base(), "grid_seeds": comparison.grid_seeds, "budget": comparison.budget}
-    same["data"] = str(Path(comparison.data).resolve())
+    same["data"] = resolved(comparison.data)
     del same["workers"]
     if (out / PLAN).is_file():
         before = yaml.safe_load((out / PLAN).read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ from gta.training.options import TrainOptions
 SHIPPED = Path(__file__).with_name("grid.yaml")
 SAME_FOR_ALL = frozenset(
     "data out source heads settings fraction image_size epochs batch_size precision seed val_every workers devices "
-    "skip_unreadable".split()
+    "skip_unreadable subset_list download".split()
 )
 
 
