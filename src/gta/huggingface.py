@@ -54,8 +54,12 @@ def load(spec: str, image_size: int | None) -> nn.Module:
 
 
 def is_folder(spec: str) -> bool:
-    """Whether the spec is a folder that `save_pretrained` wrote."""
-    return (Path(spec) / "config.json").is_file()
+    """Whether the spec is a folder that transformers' `save_pretrained` wrote (timm's have another config.json)."""
+    try:
+        config = json.loads((Path(spec) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "model_type" in config
 
 
 def new_target(source: nn.Module, num_classes: int) -> nn.Module:
