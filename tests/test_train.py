@@ -168,7 +168,12 @@ def test_without_val_test_and_masks(world, tmp_path):
 
 def start(arguments: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "gta.cli", *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "gta.cli", *arguments],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # a shell's background jobs, and what they start, ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gta.attention.maps import logits_and_rows, patch_grid
@@ -108,22 +109,18 @@ def _sheet(groups: list[list[_Panel]], path: Path) -> None:
 
 
 def _panel(axis: Any, image: Tensor, mask: Tensor, heat: Tensor | None) -> None:
+    from matplotlib import colormaps
+
     photo = image.permute(1, 2, 0).numpy()
-    edges = (-0.5, photo.shape[1] - 0.5, photo.shape[0] - 0.5, -0.5)
     if heat is None:
         axis.imshow(photo)
     else:
-        strength = ((heat - heat.min()) / (heat.max() - heat.min()).clamp(min=1e-12)).numpy()
+        strength = (heat - heat.min()) / (heat.max() - heat.min()).clamp(min=1e-12)
+        smooth = F.interpolate(strength[None, None], photo.shape[:2], mode="bicubic")[0, 0].clamp(0, 1).numpy()
+        glow = colormaps["inferno"](smooth)
+        glow[..., 3] = 0.9 * smooth**0.5  # where nothing is looked at, the photograph shows
         axis.imshow(photo.mean(-1) * 0.75, cmap="gray", vmin=0, vmax=1)
-        axis.imshow(
-            strength,
-            cmap="inferno",
-            vmin=0,
-            vmax=1,
-            alpha=0.35 + 0.5 * strength,
-            extent=edges,
-            interpolation="bicubic",
-        )
+        axis.imshow(glow)
     if not mask.isnan().any() and mask.any():
         axis.contour(mask.numpy(), levels=[0.5], colors="#4fd1ff", linewidths=1.0)
     axis.axis("off")

@@ -105,8 +105,8 @@ def draw_examples(photos: Photos, path: Path, kinds: int = 4, each: int = 4) -> 
     from PIL import Image
 
     figure = Figure(figsize=(1.15 * (2 * each + 0.3), 1.15 * kinds + 0.35), dpi=110, facecolor="white")
-    left, right = figure.subfigures(1, 2, wspace=0.03)
-    for part, samples, title in ((left, photos.train, "training"), (right, photos.test, "test")):
+    halves: Any = figure.subfigures(1, 2, wspace=0.03)
+    for part, samples, title in zip(halves, (photos.train, photos.test), ("training", "test"), strict=True):
         axes = part.subplots(kinds, each, squeeze=False)
         top = 1 - 0.3 / (1.15 * kinds + 0.35)
         part.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=top, wspace=0.05, hspace=0.05)
