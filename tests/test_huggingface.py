@@ -10,6 +10,8 @@ import transformers
 from torch import nn
 
 import gta
+from gta.cli import main
+from gta.worlds import WorldOptions, write_world
 
 from .conftest import spread
 
@@ -101,3 +103,13 @@ def test_what_transformers_cannot_load_is_told(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     with pytest.raises(gta.GtaError, match="unfilled"):
         gta.load_source(tmp_path)
+
+
+def test_gta_train_says_that_it_takes_models_of_timm(tmp_path, capsys):
+    (tmp_path / "vit").mkdir()
+    saved(tmp_path / "vit", "ViTModel", "ViTConfig")
+    write_world(WorldOptions(str(tmp_path / "data"), classes=2, train=2, val=1, test=1, size=32))
+    words = ["--data", str(tmp_path / "data"), "--source", str(tmp_path / "vit"), "--image-size", "32"]
+    assert main(["train", *words, "--out", str(tmp_path / "run")]) == 2
+    assert "examples/transformers_trainer.py" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ Heavy packages are imported inside the commands, so that `gta --help` answers at
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -466,6 +467,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GtaError as error:
         print(f"gta {command}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads on, as in gta methods | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print(f"\ngta {command}: stopped.", file=sys.stderr)
         if command == "train" and (Path(given[command].out) / "config.yaml").is_file():

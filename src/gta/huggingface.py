@@ -122,6 +122,7 @@ def _with_info(model: Any, spec: str, size: int, mean: tuple[float, ...], std: t
         model_args={"img_size": size},
         mean=mean,
         std=std,
+        layout="transformers",
         matched=tuple(model.state_dict()),
     )
     return model

@@ -42,7 +42,8 @@ class SourceInfo:
         architecture: timm entry point; `timm.create_model(architecture, **model_args)` builds the model.
         model_args: its arguments, image size included.
         mean, std: normalisation of the RGB channels in [0, 1].
-        layout: the family of checkpoints that the file was recognised as; "timm" for weights from timm's hub.
+        layout: the family of checkpoints that the file was recognised as; "timm" or "transformers" for weights from
+            those libraries' hubs and folders.
         matched, missing, unexpected: keys of the model (its classifier left out) that the file filled, that
             it did not fill (absent, or of another shape), and keys of the file that the model has no use for.
     """

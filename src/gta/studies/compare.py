@@ -24,11 +24,10 @@ import yaml
 from gta.data.folder import read_photos
 from gta.data.sets import resolved
 from gta.errors import GtaError
-from gta.sources import load_source
 from gta.studies.grid import SHIPPED, Trial, read_grid, same_budget, trials_of
 from gta.studies.statistics import holm, mean_and_spread, paired
 from gta.studies.tables import markdown, plus_minus, write_csv
-from gta.training.fit import train
+from gta.training.fit import load_for_training, train
 from gta.training.module import Diverged
 from gta.training.runs import CHECKPOINT, WEIGHTS, write_text
 
@@ -155,7 +154,7 @@ def _check_input(comparison: Comparison) -> None:
             f"{c.data} has no validation image to choose the settings on: add val/CLASS/, or enough training images "
             "for a tenth of each class to be held out."
         )
-    load_source(c.source, c.image_size, heads=c.heads)
+    load_for_training(c.source, c.image_size, c.heads)
 
 
 def _open(comparison: Comparison, out: Path) -> None:

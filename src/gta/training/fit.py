@@ -79,7 +79,7 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         subset_list=options.subset_list,
         download=options.download,
     )
-    source = load_source(options.source, options.image_size, heads=options.heads)
+    source = load_for_training(options.source, options.image_size, options.heads)
     info = source_info(source)
     # Every method's run ends with attention measures: a source that has no rows to read is refused here already.
     logits_and_rows(source, torch.zeros(1, 3, info.image_size, info.image_size))
@@ -147,6 +147,22 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         write_json(out / "skipped.json", photos.skipped)
     write_json(out / RESULTS, results)  # last: it makes the folder complete
     return results
+
+
+def load_for_training(spec: str, image_size: int, heads: int | None) -> nn.Module:
+    """`load_source`, of what `gta train` can build targets from: timm's models.
+
+    Raises:
+        GtaError: as `load_source`, or a model of transformers.
+    """
+    source = load_source(spec, image_size, heads=heads)
+    if not hasattr(source, "get_classifier"):
+        raise GtaError(
+            f"--source {spec} is transformers' {type(source).__name__}, and gta train builds and saves models of timm. "
+            "Guide it in transformers' own Trainer (examples/transformers_trainer.py), or give the same weights as "
+            "timm:NAME or as their authors' checkpoint file."
+        )
+    return source
 
 
 def _is_first_process() -> bool:
