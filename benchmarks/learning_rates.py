@@ -4,7 +4,8 @@
         --out runs/lr --results benchmarks/results/garden.csv
 
 Every finished run becomes a line of --results; runs that have one are not run again, so that an interrupted grid goes
-on where it was, also on another machine. With --seeds [] nothing is run and the table is printed.
+on where it was, also on another machine. With --seeds [] nothing is run and the table is printed. Another --weight of
+the guide needs --results of its own.
 """
 
 from __future__ import annotations
@@ -34,17 +35,19 @@ def main(
     results: str,
     image_size: int = 224,
     epochs: int = 15,
+    weight: float = 10.0,
+    methods: list[str] = ["plain", "gta"],  # noqa: B006
     lrs: list[float] = [1e-4, 3e-5],  # noqa: B006
     seeds: list[int] = [0, 1, 2],  # noqa: B006
 ) -> None:
     """Run what is missing of the grid, seeds outermost, and print mean [lowest, highest] over seeds."""
     table = Path(results)
-    for seed, lr, method in product(seeds, lrs, ("plain", "gta")):
+    for seed, lr, method in product(seeds, lrs, methods):
         if any((r["method"], float(r["lr"]), int(r["seed"])) == (method, lr, seed) for r in _lines(table)):
             continue
         options = TrainOptions(
             data=data, source=source, out=str(Path(out) / f"{method}-lr{lr:g}-seed{seed}"), method=method, lr=lr,
-            seed=seed, image_size=image_size, epochs=epochs, val_every=epochs, devices=1,
+            seed=seed, image_size=image_size, epochs=epochs, weight=weight, val_every=epochs, devices=1,
         )  # fmt: skip
         result = train(options, resume=True)
         assert result is not None  # one device
