@@ -142,6 +142,11 @@ def anatomy(model: nn.Module) -> Anatomy:
                 f"{name} cannot be guided with attn_implementation={kernel!r}: its rows are read where attention "
                 'calls scaled_dot_product_attention. Load it with attn_implementation="sdpa", which is fused too.'
             )
+    if getattr(getattr(vit, "config", None), "mask_ratio", None) is not None:
+        raise GtaError(
+            f"{name} cannot be guided: it shuffles its patches at random in every pass, so target and source never see "
+            "the same. Use the encoder as a plain ViT: timm:vit_base_patch16_224.mae, or the authors' checkpoint file."
+        )
     has_cls, prefix = _tokens(vit, stack)
     conv = next((m for m in vit.modules() if isinstance(m, nn.Conv2d)), None)
     channels = 3 if conv is None else conv.in_channels
