@@ -94,7 +94,7 @@ def test_transformers_with_windows_are_refused():
 def test_an_encoder_that_shuffles_its_patches_is_refused():
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     mae = transformers.ViTMAEModel(transformers.ViTMAEConfig(**shape, image_size=32, patch_size=8, mask_ratio=0.0))
-    with pytest.raises(gta.GtaError, match="ViTMAEModel.*shuffles"):
+    with pytest.raises(gta.GtaError, match=r"ViTMAEModel.*shuffles"):
         gta.guide(mae, copy.deepcopy(mae))
 
 
