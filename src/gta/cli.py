@@ -482,7 +482,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console()
+    return Console(width=None if sys.stdout.isatty() else 160)  # a file or a pipe has no width: tables stay whole
 
 
 def _table(*columns: str, title: str | None = None) -> Any:
