@@ -8,7 +8,6 @@ printed. Validation chooses; test accuracy stands beside it to be looked at, and
 
 from __future__ import annotations
 
-import csv
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -17,6 +16,7 @@ from statistics import mean
 from jsonargparse import auto_cli
 
 from gta.studies.demo import CHOSEN, COMMON, WORLD
+from gta.studies.tables import append_csv, read_csv
 from gta.training.fit import train
 from gta.worlds import write_world
 
@@ -34,7 +34,7 @@ def main(
     """Run what is missing of the grid and print means over seeds, each method's choice marked."""
     table = Path(results)
     for seed, length, lr, method in product(seeds, epochs, lrs, CHOSEN):
-        if any(_setting(line) == (method, lr, length) and int(line["seed"]) == seed for line in _lines(table)):
+        if any(_setting(line) == (method, lr, length) and int(line["seed"]) == seed for line in read_csv(table)):
             continue
         data = Path(out) / f"world{seed}"
         if not data.exists():
@@ -43,15 +43,10 @@ def main(
         choice = {**CHOSEN[method], "lr": lr, "epochs": length}
         result = train(replace(COMMON, data=str(data), out=run, seed=seed, **choice), resume=True)
         assert result is not None  # one device
-        new = not table.exists()
-        with table.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(result)
+        append_csv(table, COLUMNS, result)
 
     groups: dict[tuple[str, float, int], list[dict[str, str]]] = {}
-    for line in _lines(table):
+    for line in read_csv(table):
         groups.setdefault(_setting(line), []).append(line)
     means = {k: {c: mean(float(line[c]) for line in v) for c in COLUMNS[4:10]} for k, v in groups.items()}
     print("| method | lr | epochs | worlds | val | test | object mass | Jaccard | drift | seconds |  |")
@@ -68,13 +63,6 @@ def main(
 
 def _setting(line: dict[str, str]) -> tuple[str, float, int]:
     return line["method"], float(line["lr"]), int(line["epochs"])
-
-
-def _lines(table: Path) -> list[dict[str, str]]:
-    if not table.exists():
-        return []
-    with table.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 if __name__ == "__main__":

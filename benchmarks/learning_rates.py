@@ -10,13 +10,13 @@ the guide needs --results of its own.
 
 from __future__ import annotations
 
-import csv
 from itertools import product
 from pathlib import Path
 from statistics import mean
 
 from jsonargparse import auto_cli
 
+from gta.studies.tables import append_csv, read_csv
 from gta.training.fit import train
 from gta.training.options import TrainOptions
 
@@ -43,7 +43,7 @@ def main(
     """Run what is missing of the grid, seeds outermost, and print mean [lowest, highest] over seeds."""
     table = Path(results)
     for seed, lr, method in product(seeds, lrs, methods):
-        if any((r["method"], float(r["lr"]), int(r["seed"])) == (method, lr, seed) for r in _lines(table)):
+        if any((r["method"], float(r["lr"]), int(r["seed"])) == (method, lr, seed) for r in read_csv(table)):
             continue
         options = TrainOptions(
             data=data, source=source, out=str(Path(out) / f"{method}-lr{lr:g}-seed{seed}"), method=method, lr=lr,
@@ -51,30 +51,17 @@ def main(
         )  # fmt: skip
         result = train(options, resume=True)
         assert result is not None  # one device
-        new = not table.exists()
-        table.parent.mkdir(parents=True, exist_ok=True)
-        with table.open("a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(result)
+        append_csv(table, COLUMNS, result)
         print(f"# {method} {lr:g} seed {seed}: {result['test_top1']:.1f} in {result['wall_seconds']:.0f} s", flush=True)
 
     groups: dict[tuple[float, str], list[dict[str, str]]] = {}
-    for line in _lines(table):
+    for line in read_csv(table):
         groups.setdefault((-float(line["lr"]), line["method"]), []).append(line)
     print("| method | lr | seeds | " + " | ".join(MEASURED) + " |")
     print("|---|---|---|" + "---|" * len(MEASURED))
     for (lr, method), lines in sorted(groups.items()):
         cells = [_cell([line[c] for line in lines]) for c in MEASURED]
         print(f"| {method} | {-lr:g} | {len(lines)} | " + " | ".join(cells) + " |")
-
-
-def _lines(table: Path) -> list[dict[str, str]]:
-    if not table.exists():
-        return []
-    with table.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _cell(texts: list[str]) -> str:

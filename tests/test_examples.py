@@ -82,6 +82,23 @@ def test_learning_rates_prints_its_table(photos, source_file, tmp_path, capsys):
         assert table[2].startswith("| gta | 0.001 | 2 |")
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "results", "page"),
+    [
+        ("learning_rates", "garden.csv", "README.md"),
+        ("demo_grid", "demo_grid.csv", "docs/demo.md"),
+    ],
+)
+def test_a_page_shows_what_its_command_prints(benchmark, results, page, capsys):
+    more = {"data": "", "source": ""} if benchmark == "learning_rates" else {}
+    path = ROOT / "benchmarks" / "results" / results
+    load(ROOT / "benchmarks" / f"{benchmark}.py").main(out="", results=str(path), seeds=[], **more)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) > 5
+    shown = (ROOT / page).read_text().splitlines()
+    assert [line for line in printed if line not in shown] == []
+
+
 def test_step_cost_prints_its_ratio(source_file, capsys):
     load(ROOT / "benchmarks" / "step_cost.py").main(str(source_file), image_size=40, batch_size=2, rounds=2)
     assert "gta / plain" in capsys.readouterr().out

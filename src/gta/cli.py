@@ -168,7 +168,7 @@ def attention(
         raise GtaError(
             "give either --data, to measure, or images and --out, to draw: gta attention SPEC IMAGE... --out X"
         )
-    from gta.attention.survey import check_images, load_attentive, survey
+    from gta.attention.survey import load_attentive, survey
 
     if data is not None:
         from gta.data.folder import read_photos
@@ -178,8 +178,9 @@ def attention(
     if out is None:
         raise GtaError("--out is missing: give the PNG file to draw into.")
     from gta.attention.overlays import draw_overlays
+    from gta.data.images import readable
 
-    paths = check_images(images)
+    paths = readable(images)
     drawn, of_heads = draw_overlays(load_attentive(spec, image_size, heads), paths, Path(out))
     print(f"{out}: {drawn} images, {of_heads} heads and their mean")
 

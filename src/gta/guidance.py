@@ -212,8 +212,7 @@ class Guided(nn.Module):
             (guided layers, heads) float32: mean over images, queries and patch tokens of (t − s)².
         """
         self.bodies[0].check(images)
-        tap = RowTap(self.layers, self.bodies[0].prefix_tokens, queries=self.rows)
-        with evaluating(self.model), torch.no_grad(), tap:
+        with evaluating(self.model), torch.no_grad(), (tap := self.tap()):
             self.model(images, **options)
         target = captured(tap, self.bodies[0], self.layers, images)
         return torch.stack(

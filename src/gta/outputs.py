@@ -11,9 +11,7 @@ from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from gta.anatomy import unwrapped
 from gta.errors import GtaError
@@ -121,40 +119,3 @@ def read_features(model: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad(), seen:
         model(images)
     return seen.features()
-
-
-class AttentionLogits(TorchFunctionMode):
-    """While entered, keeps every layer's queries and keys; `maps` makes the N×N logits afterwards."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._read: list[tuple[Tensor, Tensor, float | None]] = []
-
-    def maps(self, depth: int) -> list[Tensor]:
-        """Scaled pre-softmax logits of all queries over all keys, per layer (B, H, P + N, P + N) float32."""
-        if len(self._read) != depth:
-            raise GtaError(
-                f"read the queries and keys of {len(self._read)} layers, where the model has {depth}. It must use "
-                "fused attention: set `fused_attn = True` on its attention layers, or unset TIMM_FUSED_ATTN=0."
-            )
-        return [_scaled_product(*read) for read in self._read]
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            query, key = args[:2]
-            if kwargs.get("attn_mask", args[3] if len(args) > 3 else None) is not None:
-                raise GtaError(
-                    "models that add a mask or bias to their attention logits cannot be read. Use one without."
-                )
-            if query.shape[-2] == key.shape[-2]:  # else an attention-pooling head, not a layer
-                self._read.append((query, key, kwargs.get("scale")))
-        return func(*args, **kwargs)
-
-
-def _scaled_product(query: Tensor, key: Tensor, scale: float | None) -> Tensor:
-    with torch.autocast(query.device.type, enabled=False):  # float32 as the rows of gta.taps are
-        scaled = query.float() * (query.shape[-1] ** -0.5 if scale is None else scale)
-        return scaled @ key.float().transpose(-2, -1)

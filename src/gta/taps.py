@@ -260,6 +260,7 @@ def read_rows(
     body: Anatomy,
     layers: Sequence[int],
     queries: Queries = "cls",
+    first_key: int | None = None,
     **options: Any,
 ) -> list[Reading]:
     """The rows of `layers` (ascending), without autograd; runs the model no further than the last of them.
@@ -269,14 +270,15 @@ def read_rows(
         images: (B, C, height, width).
         body: its anatomy.
         layers: ascending layer indices.
-        queries: see `RowTap`.
+        queries, first_key: see `RowTap`; by default prefix tokens are left out.
         options: keywords for the model's forward.
 
     Returns:
         One reading per layer.
     """
     compiled = torch.compiler.is_compiling() or is_compiled(model)  # a compiled pass cannot be left half-way
-    tap = RowTap(layers, body.prefix_tokens, not compiled and queries != "pool", queries, hide=True)
+    first_key = body.prefix_tokens if first_key is None else first_key
+    tap = RowTap(layers, first_key, not compiled and queries != "pool", queries, hide=True)
     if tap.stop:
         _check_fused(body, layers)
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -94,7 +93,6 @@ def load_attentive(spec: str, image_size: int | None, heads: int | None, rounded
         patch = side // patch_grid(model, torch.zeros(1, 3, side, side))[0]
         image_size = max(1, round(image_size / patch)) * patch
     model = load_source(spec, image_size, heads=heads)
-    anatomy(model)  # refuses what has no [cls] token
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -110,16 +108,3 @@ def last_attention(model: nn.Module, images: Tensor) -> Tensor:
     """
     _, rows = logits_and_rows(model, images.to(next(model.parameters()).device))
     return patch_attention(rows[-1], anatomy(model).prefix_tokens).cpu()
-
-
-def check_images(images: Sequence[str]) -> list[Path]:
-    """The image files as paths; GtaError naming all that cannot be read."""
-    from gta.data.images import inspect_all
-
-    missing = {path: "no such file" for path in images if not Path(path).is_file()}
-    _, bad = inspect_all(Path(p) for p in images if p not in missing)
-    problems = missing | {str(p): reason for p, reason in bad.items()}
-    if problems:
-        listing = "\n".join(f"  {path}: {reason}" for path, reason in problems.items())
-        raise GtaError(f"{len(problems)} of {len(images)} images cannot be read:\n{listing}")
-    return [Path(p) for p in images]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image, ImageOps
+
+from gta.errors import GtaError
 
 SUFFIXES = frozenset(
     (
@@ -117,6 +119,21 @@ def inspect_all(paths: Iterable[Path]) -> tuple[dict[Path, tuple[str, tuple[int,
             else:
                 good[path] = result
     return good, bad
+
+
+def readable(images: Sequence[str]) -> list[Path]:
+    """The image files as paths.
+
+    Raises:
+        GtaError: files that are missing or no images; all are named.
+    """
+    missing = {path: "no such file" for path in images if not Path(path).is_file()}
+    _, bad = inspect_all(Path(p) for p in images if p not in missing)
+    problems = missing | {str(p): reason for p, reason in bad.items()}
+    if problems:
+        listing = "\n".join(f"  {path}: {reason}" for path, reason in problems.items())
+        raise GtaError(f"{len(problems)} of {len(images)} images cannot be read:\n{listing}")
+    return [Path(p) for p in images]
 
 
 def _inspect(path: Path) -> tuple[str, tuple[int, int]] | str:

@@ -8,7 +8,7 @@ added to the loss that `training_step` returns. Afterwards the module is as it w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any
 
@@ -16,11 +16,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from gta.distances import Distance, Reduction
 from gta.errors import GtaError
 from gta.guidance import Guided
+from gta.guidance import guide as make_guided
 from gta.integrations.forward import GuidedForward
-from gta.taps import Queries
 
 
 class Guide(Callback):
@@ -30,22 +29,14 @@ class Guide(Callback):
         guided: the `Guided` of a fit that runs, else None; its `weight` may be changed between steps.
     """
 
-    def __init__(
-        self,
-        source: nn.Module,
-        weight: float = 10.0,
-        layers: str | int | Sequence[int] = "all",
-        distance: str | Distance = "l2",
-        reduction: Reduction = "mean",
-        rows: Queries = "cls",
-        model: str = "model",
-    ) -> None:
+    def __init__(self, source: nn.Module, model: str = "model", **options: Any) -> None:
         """
         Args:
-            source, weight, layers, distance, reduction, rows: see `gta.guide`.
+            source: see `gta.guide`.
             model: name of the LightningModule's attribute that is the ViT.
+            options: weight, layers and so on, see `gta.guide`.
         """
-        self._make = lambda target: Guided(target, source, weight, layers, distance, reduction, rows)
+        self._make = lambda target: make_guided(target, source, **options)
         self._name = model
         self._forward: _KeepingForward | None = None
         self.guided: Guided | None = None

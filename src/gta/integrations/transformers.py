@@ -9,33 +9,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gta.distances import Distance, Reduction
 from gta.errors import GtaError
 from gta.guidance import Guided
+from gta.guidance import guide as make_guided
 from gta.integrations.forward import GuidedForward
-from gta.taps import Queries
 
 
-def guide(
-    model: nn.Module,
-    source: nn.Module,
-    weight: float = 10.0,
-    layers: str | int | Sequence[int] = "all",
-    distance: str | Distance = "l2",
-    reduction: Reduction = "mean",
-    rows: Queries = "cls",
-) -> Guided:
+def guide(model: nn.Module, source: nn.Module, **options: Any) -> Guided:
     """Make the loss of a transformers model include the penalty, in train mode.
 
     Args:
         model: an image classifier of transformers, changed in place: its instance gets another `forward`.
-        source, weight, layers, distance, reduction, rows: see `gta.guide`.
+        source, options: weight, layers and so on, see `gta.guide`.
 
     Returns:
         The `Guided`, to measure the drift or change the weight; not to be trained itself.
@@ -43,7 +33,7 @@ def guide(
     Raises:
         GtaError: as `gta.guide`; and at a training step of which the loss is not the model's own.
     """
-    guided = Guided(model, source, weight, layers, distance, reduction, rows)
+    guided = make_guided(model, source, **options)
     _LossForward(guided).install()
     return guided
 

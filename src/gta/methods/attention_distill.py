@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gta.anatomy import anatomy
 from gta.methods.parts import Part, Step, check_number
-from gta.outputs import AttentionLogits
+from gta.taps import RowTap, captured, read_rows
 
 
 @dataclass
@@ -35,19 +35,19 @@ class AttentionDistill(Part):
         check_number(self, "weight", 0)
 
     def attach(self, target: nn.Module, source: nn.Module) -> None:
-        self._source, self._depth = source, anatomy(target).depth
+        self._source, self._bodies = source, (anatomy(target), anatomy(source))
+        self._layers = range(self._bodies[0].depth)
 
     def before(self, images: Tensor) -> None:
-        seen = AttentionLogits()
-        with torch.no_grad(), seen:
-            self._source(images)
-            self._held = [logits.softmax(-1) for logits in seen.maps(self._depth)]
+        readings = read_rows(self._source, images, self._bodies[1], self._layers, "patches", first_key=0)
+        self._held = [reading.rows().softmax(-1) for reading in readings]
 
-    def watch(self) -> AttentionLogits:
-        self._watch = AttentionLogits()
-        return self._watch
+    def watch(self) -> RowTap:
+        self._tap = RowTap(self._layers, 0, queries="patches")  # from key 0: all tokens, [cls] too
+        return self._tap
 
     def penalty(self, step: Step) -> Tensor:
-        pairs = zip(self._watch.maps(self._depth), self._held, strict=True)
+        readings = captured(self._tap, self._bodies[0], self._layers, step.images)
+        pairs = zip((reading.rows() for reading in readings), self._held, strict=True)
         per_layer = [-(s * t.log_softmax(-1)).sum(-1).mean() for t, s in pairs]
         return self.weight * torch.stack(per_layer).mean()

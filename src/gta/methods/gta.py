@@ -26,7 +26,7 @@ from gta.errors import GtaError
 from gta.guidance import Guided
 from gta.methods.parts import Part, Step
 from gta.outputs import Kind, LayerOutputs, read_outputs
-from gta.taps import Factors, Finished, Queries, RowTap, captured
+from gta.taps import Factors, Finished, Queries, RowTap, read_rows
 from gta.taps import Reading as Row
 
 
@@ -150,10 +150,9 @@ class AttentionRows:
 
     def source(self, images: Tensor) -> list[Row]:
         self.guided.ready_source(images)
-        tap, body = RowTap(self.guided.layers, 0), self.guided.bodies[1]
-        with torch.no_grad(), tap:
-            self.guided.source(images)
-        return _attention(captured(tap, body, self.guided.layers, images), body.prefix_tokens)
+        body = self.guided.bodies[1]
+        rows = read_rows(self.guided.source, images, body, self.guided.layers, first_key=0)
+        return _attention(rows, body.prefix_tokens)
 
     def watch(self) -> RowTap:
         self._tap = RowTap(self.guided.layers, 0)

@@ -41,7 +41,6 @@ def write_report(folder: Path) -> Path:
         common=found["setting"]["common"],
         chosen=found["setting"]["chosen"],
         versions=found["plain"][0]["versions"],
-        source_mass=_mean(found, "source", "object_mass"),
         examples=_embedded(folder / "examples.png"),
         attention=_embedded(folder / "attention.png"),
     )

@@ -6,7 +6,6 @@ The settings below were chosen on validation, on other seeds than the demo's: do
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -119,7 +118,3 @@ def draw_examples(photos: Photos, path: Path, kinds: int = 4, each: int = 4) -> 
                 with Image.open(sample.path) as image:
                     axis.imshow(image)
     figure.savefig(path, format="png")
-
-
-def read_demo(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / RESULTS).read_text(encoding="utf-8")))

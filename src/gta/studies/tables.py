@@ -23,6 +23,25 @@ def write_csv(path: Path, rows: Rows) -> None:
     write_text(path, text.getvalue())
 
 
+def append_csv(path: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
+    """One line more, under a header if it is the first; values of other columns are left out."""
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The lines of a file, as text; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def markdown(rows: Rows) -> str:
     """A Markdown table of rows that share their columns; values as text, – for None."""
     if not rows:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gta.data.folder import Sample, read_photos, read_split
-from gta.data.images import inspect_all, open_rgb
+from gta.data.images import open_rgb, readable
 from gta.data.sets import parts
 from gta.data.views import test_view
 from gta.errors import GtaError
@@ -75,12 +75,7 @@ def predict_images(folder: Path, images: Sequence[str]) -> list[dict[str, Any]]:
         GtaError: no finished run, or files that are missing or no images (all are named).
     """
     model, known = load_weights(folder)
-    missing = {path: "no such file" for path in images if not Path(path).is_file()}
-    _, bad = inspect_all(Path(p) for p in images if p not in missing)
-    problems = missing | {str(p): reason for p, reason in bad.items()}
-    if problems:
-        listing = "\n".join(f"  {path}: {reason}" for path, reason in problems.items())
-        raise GtaError(f"{len(problems)} of {len(images)} images cannot be read:\n{listing}")
+    readable(images)
     size = known["model_args"]["img_size"]
     view = test_view(size if isinstance(size, int) else size[0], known["mean"], known["std"])
     device = _device()

@@ -8,7 +8,7 @@ from pathlib import Path
 from gta.data.listing import Listing
 from gta.errors import GtaError
 
-SETS = {  # each module has list_set(what follows NAME:, download)
+SETS = {  # each module has SET, a DataSet; or, where NAME: is followed by more than ROOT, list_set(that, download)
     "cub": "gta.data.sets.cub",
     "cars": "gta.data.sets.cars",
     "aircraft": "gta.data.sets.aircraft",
@@ -37,7 +37,8 @@ def list_data(spec: str | Path, download: bool = False) -> Listing:
     name, rest = parts(spec)
     if name:
         module = import_module(SETS[name])
-        listing: Listing = module.list_set(rest, download)
+        of = module.SET.open if hasattr(module, "SET") else module.list_set
+        listing: Listing = of(rest, download)
         return listing
     if download:
         raise GtaError(f"--download fetches data sets by name, NAME:ROOT with one of {', '.join(SETS)}; not {spec}.")

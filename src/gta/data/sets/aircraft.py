@@ -8,22 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from gta.data.listing import DataSet, Listing
-from gta.data.sets.vision import read_with
-
-_FOLDER = "fgvc-aircraft-2013b"
+from gta.data.sets.vision import fetch_with, read_with
 
 
 def _read(root: Path) -> Listing:
-    from torchvision.datasets import FGVCAircraft
-
     splits = {"train": {"split": "trainval"}, "test": {"split": "test"}}
-    return read_with(FGVCAircraft, _FOLDER, root, splits, lambda data: (data._image_files, data._labels))
-
-
-def _fetch(root: Path) -> None:
-    from torchvision.datasets import FGVCAircraft
-
-    FGVCAircraft(str(root), split="test", download=True)  # the archive brings its folder along
+    return read_with(
+        "FGVCAircraft", "fgvc-aircraft-2013b", root, splits, lambda data: (data._image_files, data._labels)
+    )
 
 
 SET = DataSet(
@@ -35,10 +27,5 @@ SET = DataSet(
     classes=100,
     expected={"train": 6667, "test": 3333},
     read=_read,
-    fetch=_fetch,
+    fetch=fetch_with("FGVCAircraft", split="test"),
 )
-
-
-def list_set(where: str, download: bool) -> Listing:
-    """Official trainval and test by variant; the set has no masks."""
-    return SET.open(where, download)

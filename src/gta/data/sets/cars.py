@@ -16,14 +16,12 @@ _FOLDER = "stanford_cars"
 
 
 def _read(root: Path) -> Listing:
-    from torchvision.datasets import StanfordCars
-
     need_scipy()
     base = root / _FOLDER if (root / _FOLDER).is_dir() else root
     if (base / "cars_annos.mat").is_file():
         return _read_joint(base)
     return read_with(
-        StanfordCars,
+        "StanfordCars",
         _FOLDER,
         root,
         {"train": {"split": "train"}, "test": {"split": "test"}},
@@ -52,8 +50,3 @@ SET = DataSet(
     expected={"train": 8144, "test": 8041},
     read=_read,
 )
-
-
-def list_set(where: str, download: bool) -> Listing:
-    """Official split; the set has no masks."""
-    return SET.open(where, download)

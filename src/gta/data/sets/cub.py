@@ -62,8 +62,3 @@ SET = DataSet(
     read=_read,
     fetch=_fetch,
 )
-
-
-def list_set(where: str, download: bool) -> Listing:
-    """Official split; masks from the segmentations where they were unpacked."""
-    return SET.open(where, download)

@@ -44,8 +44,3 @@ SET = DataSet(
     read=_read,
     fetch=_fetch,
 )
-
-
-def list_set(where: str, download: bool) -> Listing:
-    """Official split; the set has boxes but no masks."""
-    return SET.open(where, download)

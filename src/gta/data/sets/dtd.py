@@ -5,20 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from gta.data.listing import DataSet, Listing
-from gta.data.sets.vision import read_with
+from gta.data.sets.vision import fetch_with, read_with
 
 
 def _read(root: Path) -> Listing:
-    from torchvision.datasets import DTD
-
     splits = {split: {"split": split} for split in ("train", "val", "test")}
-    return read_with(DTD, "dtd/dtd", root, splits, lambda data: (data._image_files, data._labels))
-
-
-def _fetch(root: Path) -> None:
-    from torchvision.datasets import DTD
-
-    DTD(str(root), split="test", download=True)  # unpacks to ROOT/dtd/dtd
+    return read_with("DTD", "dtd/dtd", root, splits, lambda data: (data._image_files, data._labels))
 
 
 SET = DataSet(
@@ -29,10 +21,5 @@ SET = DataSet(
     classes=47,
     expected={"train": 1880, "val": 1880, "test": 1880},
     read=_read,
-    fetch=_fetch,
+    fetch=fetch_with("DTD", split="test"),  # unpacks to ROOT/dtd/dtd
 )
-
-
-def list_set(where: str, download: bool) -> Listing:
-    """The first official split; no masks."""
-    return SET.open(where, download)

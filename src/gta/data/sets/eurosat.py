@@ -16,10 +16,8 @@ _FOLDER = "eurosat"
 
 
 def _read(root: Path) -> Listing:
-    from torchvision.datasets import EuroSAT
-
     listing = read_with(
-        EuroSAT, _FOLDER, root, {"all": {}}, lambda data: ([path for path, _ in data.samples], data.targets)
+        "EuroSAT", _FOLDER, root, {"all": {}}, lambda data: ([path for path, _ in data.samples], data.targets)
     )
     splits: dict[str, list[Sample]] = {"train": [], "test": []}
     for label in range(len(listing.classes)):
@@ -31,12 +29,6 @@ def _read(root: Path) -> Listing:
     return Listing("", listing.root, listing.classes, splits)
 
 
-def _fetch(root: Path) -> None:
-    from torchvision.datasets import EuroSAT
-
-    fetch_with(EuroSAT, _FOLDER)(root)
-
-
 SET = DataSet(
     name="eurosat",
     title="EuroSAT RGB (Helber et al. 2019)",
@@ -45,10 +37,5 @@ SET = DataSet(
     classes=10,
     expected={"train": 21600, "test": 5400},
     read=_read,
-    fetch=_fetch,
+    fetch=fetch_with("EuroSAT", _FOLDER),
 )
-
-
-def list_set(where: str, download: bool) -> Listing:
-    """Four fifths train, one fifth test, see above; no masks."""
-    return SET.open(where, download)

@@ -12,18 +12,14 @@ _FOLDER = "flowers-102"
 
 
 def _read(root: Path) -> Listing:
-    from torchvision.datasets import Flowers102
-
     need_scipy()
     splits = {split: {"split": split} for split in ("train", "val", "test")}
-    return read_with(Flowers102, _FOLDER, root, splits, lambda data: (data._image_files, data._labels))
+    return read_with("Flowers102", _FOLDER, root, splits, lambda data: (data._image_files, data._labels))
 
 
 def _fetch(root: Path) -> None:
-    from torchvision.datasets import Flowers102
-
     need_scipy()
-    fetch_with(Flowers102, _FOLDER, split="test")(root)
+    fetch_with("Flowers102", _FOLDER, split="test")(root)
 
 
 SET = DataSet(
@@ -36,8 +32,3 @@ SET = DataSet(
     read=_read,
     fetch=_fetch,
 )
-
-
-def list_set(where: str, download: bool) -> Listing:
-    """Official train, val and test; no masks."""
-    return SET.open(where, download)

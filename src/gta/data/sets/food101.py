@@ -5,20 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from gta.data.listing import DataSet, Listing
-from gta.data.sets.vision import read_with
+from gta.data.sets.vision import fetch_with, read_with
 
 
 def _read(root: Path) -> Listing:
-    from torchvision.datasets import Food101
-
     splits = {split: {"split": split} for split in ("train", "test")}
-    return read_with(Food101, "food-101", root, splits, lambda data: (data._image_files, data._labels))
-
-
-def _fetch(root: Path) -> None:
-    from torchvision.datasets import Food101
-
-    Food101(str(root), split="test", download=True)  # the archive brings its folder along
+    return read_with("Food101", "food-101", root, splits, lambda data: (data._image_files, data._labels))
 
 
 SET = DataSet(
@@ -29,10 +21,5 @@ SET = DataSet(
     classes=101,
     expected={"train": 75750, "test": 25250},
     read=_read,
-    fetch=_fetch,
+    fetch=fetch_with("Food101", split="test"),
 )
-
-
-def list_set(where: str, download: bool) -> Listing:
-    """Official split; no masks."""
-    return SET.open(where, download)

@@ -43,10 +43,8 @@ def _items(base: Path) -> Iterator[Item]:
 
 
 def _fetch(root: Path) -> None:
-    from torchvision.datasets import PCAM
-
     for split in _SPLITS:
-        fetch_with(PCAM, "pcam", split=split)(root)
+        fetch_with("PCAM", "pcam", split=split)(root)
 
 
 SET = DataSet(
@@ -59,8 +57,3 @@ SET = DataSet(
     read=_read,
     fetch=_fetch,
 )
-
-
-def list_set(where: str, download: bool) -> Listing:
-    """Official train, val and test; no masks."""
-    return SET.open(where, download)

@@ -11,10 +11,8 @@ _FOLDER = "oxford-iiit-pet"
 
 
 def _read(root: Path) -> Listing:
-    from torchvision.datasets import OxfordIIITPet
-
     return read_with(
-        OxfordIIITPet,
+        "OxfordIIITPet",
         _FOLDER,
         root,
         {"train": {"split": "trainval"}, "test": {"split": "test"}},
@@ -22,12 +20,6 @@ def _read(root: Path) -> Listing:
         masks=lambda data: data._segs,
         mask_kind="trimap",
     )
-
-
-def _fetch(root: Path) -> None:
-    from torchvision.datasets import OxfordIIITPet
-
-    fetch_with(OxfordIIITPet, _FOLDER, split="test")(root)
 
 
 SET = DataSet(
@@ -38,10 +30,5 @@ SET = DataSet(
     classes=37,
     expected={"train": 3680, "test": 3669},
     read=_read,
-    fetch=_fetch,
+    fetch=fetch_with("OxfordIIITPet", _FOLDER, split="test"),
 )
-
-
-def list_set(where: str, download: bool) -> Listing:
-    """Official trainval and test; masks from the trimaps."""
-    return SET.open(where, download)

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ Reader = Callable[[Any], tuple[Sequence[Any], Sequence[int]]]
 
 
 def read_with(
-    loader: Callable[..., Any],
+    loader: str,
     folder: str,
     root: Path,
     splits: Mapping[str, Mapping[str, Any]],
@@ -26,7 +27,7 @@ def read_with(
     """List a data set through its torchvision loader.
 
     Args:
-        loader: class of torchvision.datasets.
+        loader: name of a class of torchvision.datasets.
         folder: what it wants the unpacked archives' folder to be called, such as "dtd/dtd".
         root: that folder under any name, or one above it.
         splits: per split of ours, the loader's arguments.
@@ -48,7 +49,7 @@ def read_with(
             return base / Path(path).relative_to(parent / folder)
 
         for split, arguments in splits.items():
-            data = loader(str(parent), **arguments)
+            data = _loader(loader)(str(parent), **arguments)
             paths, labels = files(data)
             beside = (
                 [None] * len(paths) if masks is None else [m if (m := home(p)).is_file() else None for p in masks(data)]
@@ -61,14 +62,29 @@ def read_with(
     return Listing("", base, classes, samples)
 
 
-def fetch_with(loader: Callable[..., Any], folder: str, **arguments: Any) -> Callable[[Path], None]:
-    """A download into any folder through a torchvision loader, with its checksums."""
+def fetch_with(loader: str, folder: str | None = None, **arguments: Any) -> Callable[[Path], None]:
+    """A download into any folder through a torchvision loader, with its checksums.
+
+    Args:
+        loader: name of a class of torchvision.datasets.
+        folder: what it wants the folder to be called; None where the archive brings its folder along.
+        arguments: the loader's.
+    """
 
     def fetch(root: Path) -> None:
+        if folder is None:
+            _loader(loader)(str(root), download=True, **arguments)
+            return
         with _called(folder, _base(root, folder)) as parent:
-            loader(str(parent), download=True, **arguments)
+            _loader(loader)(str(parent), download=True, **arguments)
 
     return fetch
+
+
+def _loader(name: str) -> Callable[..., Any]:
+    """Imported when first used: `gta --help` and other sets do not wait for torchvision."""
+    found: Callable[..., Any] = getattr(import_module("torchvision.datasets"), name)
+    return found
 
 
 def _base(root: Path, folder: str) -> Path:
