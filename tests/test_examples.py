@@ -76,10 +76,12 @@ def test_learning_rates_prints_its_table(photos, source_file, tmp_path, capsys):
     grid = load(ROOT / "benchmarks" / "learning_rates.py").main
     paths = (str(photos), str(source_file), str(tmp_path / "runs"), str(tmp_path / "results" / "r.csv"))
     for seeds in ([0, 1], []):  # the second time nothing is trained
-        grid(*paths, image_size=40, epochs=1, lrs=[1e-3], seeds=seeds)
+        grid(*paths, image_size=40, epochs=1, weights=[10.0, "auto"], lrs=[1e-3], seeds=seeds)
         table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-        assert len(table) == 4
-        assert table[2].startswith("| gta | 0.001 | 2 |")
+        assert len(table) == 5
+        assert table[2].startswith("| gta | 0.001 | 10.0 | 2 |")
+        assert table[3].startswith("| gta | 0.001 | auto | 2 |")
+        assert table[4].startswith("| plain | 0.001 | – | 2 |")
 
 
 @pytest.mark.parametrize(

@@ -133,9 +133,10 @@ def arena(tmp_path, monkeypatch):
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(GRID, sort_keys=False))
     ran: list[tuple[str, float, int]] = []
 
-    def fake(options: TrainOptions, *, resume: bool) -> dict:
+    def fake(options: TrainOptions, *, resume: bool, test: bool) -> dict:
         out = Path(options.out)
         assert resume
+        assert test == (options.seed < 100)  # trials never see the test images
         if (out / "results.json").is_file():
             return json.loads((out / "results.json").read_text())
         out.mkdir(parents=True)
@@ -239,7 +240,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(arena):
 def test_a_method_that_always_diverges_is_told(arena, monkeypatch):
     folder, _ = arena
 
-    def diverge(options: TrainOptions, *, resume: bool) -> dict:
+    def diverge(options: TrainOptions, *, resume: bool, test: bool) -> dict:
         Path(options.out).mkdir(parents=True)
         raise Diverged("too fast")
 
@@ -266,3 +267,7 @@ def test_a_comparison_from_photographs_to_tables(photos, source_file, tmp_path, 
     assert [(r["name"], r["method"], r["seed"], r["bss.k"]) for r in runs] == [
         ("plain", "plain", "0", ""), ("mine", "gta+bss", "0", "2"),
     ]  # fmt: skip
+    (trial,) = (tmp_path / "out" / "runs" / "plain").glob("*seed100/results.json")
+    tried = json.loads(trial.read_text())
+    assert tried["val_top1"] is not None
+    assert {tried[k] for k in ("test_top1", "test_digest", "object_mass", "drift")} == {None}

@@ -200,12 +200,15 @@ def _best(name: str, trials: Sequence[Trial], values: Sequence[float | None]) ->
 
 
 def _run(trial: Trial, base: Mapping[str, Any], seed: int, out: Path, *, keep: bool) -> dict[str, Any] | None:
-    """A run's results, made now or before; None if it diverged. What only resuming needs is deleted after it."""
+    """A run's results, made now or before; None if it diverged. What only resuming needs is deleted after it.
+
+    Of a trial (not `keep`) the weights go too, and it is never tested.
+    """
     folder = out / "runs" / trial.name / f"{trial.label}-seed{seed}"
     if (folder / DIVERGED).is_file():
         return None
     try:
-        results = train(trial.options(**base, out=str(folder), seed=seed), resume=True)
+        results = train(trial.options(**base, out=str(folder), seed=seed), resume=True, test=keep)
     except Diverged as error:
         write_text(folder / DIVERGED, f"{error}\n")
         results = None

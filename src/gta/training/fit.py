@@ -45,13 +45,16 @@ from gta.training.runs import (
 )
 
 
-def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = False) -> dict[str, Any] | None:
+def train(
+    options: TrainOptions, *, resume: bool = False, overwrite: bool = False, test: bool = True
+) -> dict[str, Any] | None:
     """Train, evaluate once on test, and write the run folder.
 
     Args:
         options: of the run.
         resume: go on with an unfinished run in `options.out`; a complete one is returned as it is.
         overwrite: replace a run in `options.out`.
+        test: False leaves the test images alone, for runs that only choose settings; their measures are None.
 
     Returns:
         The content of results.json; None on all but the first of several processes.
@@ -97,7 +100,8 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         return None
     method.finish()
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
-    results = _evaluate(target.to(device), source.to(device), info, photos, workers, out)
+    tested = photos if test else replace(photos, test=())
+    results = _evaluate(target.to(device), source.to(device), info, tested, workers, out)
     spent = sum(e["seconds"] for e in recorder.epochs)
     last = recorder.epochs[-1]
     guided = "gta" in parts_of(options.method)
@@ -126,7 +130,7 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         "source_coverage": info.coverage,
         "train_images": len(photos.train),
         "val_images": len(photos.val),
-        "test_images": len(photos.test),
+        "test_images": len(tested.test),
         "skipped_images": len(photos.skipped),
         "classes": len(photos.classes),
         "train_loss": last["loss"],
@@ -139,7 +143,7 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         "device": _device_name(device),
         "data_digest": photos.digests["train"],
         "val_digest": photos.digests["val"],
-        "test_digest": photos.digests["test"] if photos.test else None,
+        "test_digest": photos.digests["test"] if tested.test else None,
         "git": _git_state(),
         "versions": _versions(),
     }
