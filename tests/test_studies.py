@@ -66,10 +66,10 @@ def test_the_shipped_grid_has_every_method_with_the_same_budget():
     grid = read_grid(SHIPPED)
     assert set(METHODS) <= set(grid["methods"])
     plan = {name: trials_of(grid, name) for name in grid["methods"]}
-    assert {len(trials) for trials in same_budget(plan, None).values()} == {9}
+    assert {len(trials) for trials in same_budget(plan, None).values()} == {12}
     for trials in plan.values():
         assert {1e-5, 3e-5, 1e-4} <= {trial.values["lr"] for trial in trials}
-        assert len({trial.label for trial in trials}) == 9
+        assert len({trial.label for trial in trials}) == 12
 
 
 def test_a_trial_becomes_the_options_of_a_run():
@@ -181,6 +181,7 @@ def test_validation_chooses_and_fresh_seeds_are_reported(arena):
     assert (plain["− plain"], plain["p"], plain["jaccard"]) == (None, None, None)
     p = stats.ttest_rel([81, 83, 85], [80, 81, 82]).pvalue
     assert gta["p"] == f"{2 * p:.3f}"  # two methods against plain
+    assert "better may lie beyond: plain lr 0.0001 (lowest), gta lr 0.0001 (lowest)" in result.notes
     assert [row["val"] for row in result.grid] == ["60.0", "50.0", "70.0", "70.0", "70.0", "diverged"]
 
 

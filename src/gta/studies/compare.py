@@ -14,7 +14,7 @@ is in the table. Choosing reads the validation accuracy and nothing else.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def compare(comparison: Comparison, out: Path) -> Result:
     write_csv(out / "runs.csv", [_run_row(name, seed, r) for name, of in runs.items() for seed, r in of.items()])
     numbers = _numbers(runs, chosen)
     write_csv(out / "table.csv", numbers)
-    shown, notes = [_shown(row) for row in numbers], _notes(comparison, plan, runs)
+    shown, notes = [_shown(row) for row in numbers], _notes(comparison, plan, chosen, runs)
     grid_shown = [{"method": n, "trial": t.label, "val": _percent(v), "chosen": "yes" if t is chosen[n] else ""}
                   for n, trials in plan.items() for t, v in zip(trials, tried[n], strict=True)]  # fmt: skip
     write_text(out / "table.md", f"{markdown(shown)}\n{notes}\n\n{markdown(grid_shown)}")
@@ -268,6 +268,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
 def _notes(
     comparison: Comparison,
     plan: Mapping[str, Sequence[Trial]],
+    chosen: Mapping[str, Trial],
     runs: Mapping[str, Mapping[int, Mapping[str, Any] | None]],
 ) -> str:
     baseline = "plain" if "plain" in runs else next(iter(runs))
@@ -281,7 +282,18 @@ def _notes(
     )
     if some.get("source_object_mass") is not None:
         text += f" The source: object mass {some['source_object_mass']:.2f}, jaccard {some['source_jaccard']:.2f}."
+    edges = [edge for name, trial in chosen.items() for edge in _edges(plan[name], trial)]
+    if edges:
+        text += f" Chosen at the edge of what was tried, so that better may lie beyond: {', '.join(edges)}."
     return text
+
+
+def _edges(trials: Sequence[Trial], chosen: Trial) -> Iterator[str]:
+    """The values of the chosen trial that are the lowest or highest of several tried."""
+    for key, value in chosen.values.items():
+        tried = {v for trial in trials if isinstance(v := trial.values[key], (int, float))}
+        if len(tried) > 1 and value in (min(tried), max(tried)):
+            yield f"{chosen.name} {key} {value:g} ({'lowest' if value == min(tried) else 'highest'})"
 
 
 def _percent(value: float | None) -> str:
