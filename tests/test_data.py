@@ -111,7 +111,7 @@ def test_odd_images_are_converted(photos, tmp_path):
     write_odd_images(folder)
     read = read_photos(photos)
     assert len(read.train) == 15 + 11
-    views = TrainViews(read.train, 24, MEAN, STD, seed=0)
+    views = TrainViews(read.train, 24, seed=0)
     assert all(views[i][0].shape == (3, 24, 24) for i in range(len(views)))
     for name in ("cmyk.jpg", "animated.gif", "animated.webp", "one.png"):
         assert np.abs(np.asarray(open_rgb(folder / name), dtype=int)[0, 0] - (255, 0, 0)).max() < 12, name
@@ -238,7 +238,7 @@ def test_one_split_alone(photos):
 def test_views_travel_to_loader_processes(photos):
     """Where processes are not forked, views are pickled."""
     read = read_photos(photos)
-    for views in (TestViews(read.test, 40, MEAN, STD), TrainViews(read.train, 40, MEAN, STD, seed=0)):
+    for views in (TestViews(read.test, 40, MEAN, STD), TrainViews(read.train, 40, seed=0)):
         assert torch.equal(pickle.loads(pickle.dumps(views))[2][0], views[2][0])
 
 
@@ -248,19 +248,19 @@ def test_extreme_shapes_are_cropped_before_they_are_enlarged():
 
 def test_training_views_depend_on_seed_epoch_and_image_only(photos):
     samples = read_photos(photos).train
-    views = TrainViews(samples, 24, MEAN, STD, seed=0)
+    views = TrainViews(samples, 24, seed=0)
     n = len(samples)
     torch.manual_seed(1)
     first = views[3][0]
     torch.manual_seed(2)
     assert torch.equal(views[3][0], first)
     assert not torch.equal(views[n + 3][0], first)
-    assert not torch.equal(TrainViews(samples, 24, MEAN, STD, seed=1)[3][0], first)
+    assert not torch.equal(TrainViews(samples, 24, seed=1)[3][0], first)
     assert views[n + 3][1] == samples[3].label
 
 
 def test_views_leave_the_global_generator_alone(photos):
-    views = TrainViews(read_photos(photos).train, 24, MEAN, STD, seed=0)
+    views = TrainViews(read_photos(photos).train, 24, seed=0)
     torch.manual_seed(5)
     untouched = torch.rand(3)
     torch.manual_seed(5)

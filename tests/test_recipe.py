@@ -206,7 +206,7 @@ def test_several_mixers_take_turns(source, images):
 def test_a_schedule_at_zero_runs_no_source(source, images):
     recipe = Recipe(gta.new_target(source, 3), source, [part_class("gta")(), part_class("delta")()], "release", 0.5)
     source.patch_embed.register_forward_hook(lambda *_: ran.append(1))
-    for step, runs in ((0, 2), (4, 2), (5, 0), (9, 0)):
+    for step, runs in ((0, 2), (3, 2), (5, 0), (9, 0)):
         ran: list[int] = []
         recipe.begin_step(step, 10)
         penalty = recipe(images, LABELS).penalty

@@ -29,6 +29,7 @@ from gta.anatomy import Anatomy, anatomy, parameters_before_row
 from gta.distances import DISTANCES, Distance, Reduction
 from gta.errors import GtaError
 from gta.full_maps import squared_difference
+from gta.precision import SourcePrecision
 from gta.taps import Factors, Queries, Reading, RowTap, captured, read_rows, resolve_layers
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ def guide(
     reduction: Reduction = "mean",
     rows: Queries = "cls",
     layer_weights: Sequence[float] | None = None,
+    every: int = 1,
 ) -> Guided:
     """Guide `model` by the attention of `source`.
 
@@ -54,10 +56,12 @@ def guide(
         layers: "all", "last", or layer indices (negative ones count from the end).
         distance: a name in `gta.distances.DISTANCES`, or a function of that shape.
         reduction: over patch tokens, "mean" or "sum"; images, layers, heads and queries are always averaged.
-        rows: whose attention is guided. "cls": the [cls] token's, as in the paper. "patches": every patch's,
-            for models without [cls] (with "l2" no N×N map is built). "pool": the query of an attention-pooling
-            head, one layer behind all others (SigLIP).
+        rows: whose attention is guided. "cls": the [cls] token's, as in the paper. "all", or "patches": the whole
+            map, every patch's row, prefix tokens left out on both sides, also for models without [cls] (with "l2" no
+            N×N map is built). "pool": the query of an attention-pooling head, one layer behind all others (SigLIP).
         layer_weights: factor ≥ 0 of each guided layer's distance, in layer order; None for 1 everywhere.
+        every: guide every so many forward passes in training only, with that multiple of the penalty: the same in
+            mean, and the source runs so much less often. The first pass of each k is guided.
 
     Returns:
         A module that maps images to (logits, penalty).
@@ -65,7 +69,7 @@ def guide(
     Raises:
         GtaError: the models do not match, have no [cls] token, or an option is out of range.
     """
-    return Guided(model, source, weight, layers, distance, reduction, rows, layer_weights)
+    return Guided(model, source, weight, layers, distance, reduction, rows, layer_weights, every)
 
 
 class Guided(nn.Module):
@@ -78,6 +82,9 @@ class Guided(nn.Module):
         weight: λ; may be changed between steps.
         layers: the guided layers, ascending, non-negative.
         rows: "cls", "patches" or "pool".
+        every: as given.
+        step: forward passes made in training; set it where a resumed training shall go on as it would have.
+        precision: in which the source runs, see `gta.precision`.
         bodies: anatomy of target and source.
     """
 
@@ -93,12 +100,15 @@ class Guided(nn.Module):
         reduction: Reduction,
         rows: Queries = "cls",
         layer_weights: Sequence[float] | None = None,
+        every: int = 1,
     ) -> None:
         super().__init__()
         if model is source:
             raise GtaError("model and source are the same object: the source must be a frozen copy of its own.")
-        if rows not in ("cls", "patches", "pool"):
-            raise GtaError(f'rows={rows!r} is not known: use "cls", "patches" or "pool".')
+        if rows not in ("cls", "patches", "all", "pool"):
+            raise GtaError(f'rows={rows!r} is not known: use "cls", "patches", "all" or "pool".')
+        if not isinstance(every, int) or every < 1:
+            raise GtaError(f"every={every!r} cannot be used: write a whole number, 1 for every pass.")
         target_is, source_is = anatomy(model), anatomy(source)
         for what in ("depth", "heads", "grid"):
             ours, theirs = getattr(target_is, what), getattr(source_is, what)
@@ -124,9 +134,12 @@ class Guided(nn.Module):
         self.layers = resolve_layers(layers, 1 if rows == "pool" else target_is.depth)
         self.layer_weights = None if layer_weights is None else _checked(layer_weights, self.layers)
         self.reduction: Reduction = reduction
-        self.rows: Queries = rows
+        self.rows: Queries = "patches" if rows == "all" else rows
+        self.every = every
+        self.step = 0
         self._distance = DISTANCES[distance] if isinstance(distance, str) else distance
         self.bodies = (target_is, source_is)
+        self.precision = SourcePrecision(source, source_is)
         self._hidden_source: tuple[nn.Module, ...] = (
             source.requires_grad_(False).eval(),
         )  # in a tuple, so no submodule
@@ -176,11 +189,19 @@ class Guided(nn.Module):
         self.bodies[0].check(images)
         if not self.model.training or self.weight == 0 or not self._hidden_source:
             return run(), torch.zeros((), device=images.device)
+        if not self.due():
+            self.step += 1
+            return run(), torch.zeros((), device=images.device)
         source = self.source_rows(images, **options)  # first: its workspace is free again before the target's fills up
         tap = self.tap()
         with tap:
             output = run()
-        return output, self.weight * self.distance(self.target_rows(tap, images), source)
+        self.step += 1
+        return output, self.every * self.weight * self.judged(self.target_rows(tap, images), source)
+
+    def due(self) -> bool:
+        """Whether this step is one that is guided."""
+        return self.step % self.every == 0
 
     def tap(self) -> RowTap:
         """To be entered around the target's forward pass, for `target_rows`."""
@@ -199,6 +220,12 @@ class Guided(nn.Module):
             per_layer = per_layer * torch.tensor(self.layer_weights, device=per_layer.device)
         return per_layer.mean()
 
+    def judged(self, target: list[Reading], source: list[Reading]) -> Tensor:
+        """`distance`; where the source ran in two precisions, it also decides which is to be used from now on."""
+        exact = self.distance(target, source)
+        self.precision.judge(lambda rows: self.distance(target, rows), exact)
+        return exact
+
     def measure(self, images: Tensor, **options: Any) -> Tensor:
         """Squared row difference between target and source, for diagnosis.
 
@@ -216,7 +243,7 @@ class Guided(nn.Module):
             self.model(images, **options)
         target = captured(tap, self.bodies[0], self.layers, images)
         return torch.stack(
-            [_squared(t, s).mean(0) for t, s in self._pairs(target, self.source_rows(images, **options))]
+            [_squared(t, s).mean(0) for t, s in self._pairs(target, self.read_source(images, **options))]
         )
 
     def detach(self) -> nn.Module:
@@ -230,6 +257,14 @@ class Guided(nn.Module):
 
     def source_rows(self, images: Tensor, **options: Any) -> list[Reading]:
         """The source's rows of these images, without autograd, one reading per guided layer."""
+        return self.in_its_precision(lambda: self.read_source(images, **options), images)
+
+    def in_its_precision(self, run: Callable[[], list[Reading]], images: Tensor) -> list[Reading]:
+        """What `run` reads of the source, run in the precision of this step."""
+        return self.precision.rows(run, images.device, self.step // self.every)
+
+    def read_source(self, images: Tensor, **options: Any) -> list[Reading]:
+        """The same in the precision that is set, whatever the step."""
         self.ready_source(images)
         return read_rows(self.source, images, self.bodies[1], self.layers, self.rows, **options)
 

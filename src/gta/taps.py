@@ -25,7 +25,7 @@ from gta.errors import GtaError
 
 __all__ = ["Anatomy", "Factors", "Reading", "RowTap", "anatomy", "captured", "read_rows", "resolve_layers", "unwrapped"]
 
-Queries = Literal["cls", "patches", "pool"]
+Queries = Literal["cls", "patches", "all", "pool"]  # "all" is "patches": the whole map
 
 
 def resolve_layers(layers: str | int | Sequence[int], depth: int) -> tuple[int, ...]:

@@ -92,11 +92,14 @@ def read_photos(
     if "val" not in splits:
         chosen["val"] = tuple(s for s in splits["train"] if s.name in held)
     unusable = _unusable_masks(listing, [s for samples in chosen.values() for s in samples], good, skip_unreadable)
-    chosen = {split: _without(samples, unusable) for split, samples in chosen.items()}
+    chosen = {
+        split: tuple(replace(s, sha256=good[s.path][0]) for s in _without(samples, unusable))
+        for split, samples in chosen.items()
+    }
     return Photos(
         classes=listing.classes,
         **chosen,
-        digests={k: digest([f"{s.name} {good[s.path][0]}" for s in v]) for k, v in chosen.items()},
+        digests={k: digest([f"{s.name} {s.sha256}" for s in v]) for k, v in chosen.items()},
         skipped={_shown(listing.root, path): reason for path, reason in sorted((bad | unusable).items())},
     )
 
@@ -210,7 +213,7 @@ def write_manifest(spec: str, out: Path, *, fraction: float = 1.0, seed: int = 0
         GtaError: as `read_photos`, or `out` cannot be written.
     """
     photos = read_photos(spec, fraction=fraction, seed=seed)
-    sums = {path: sha for path, (sha, _) in inspect_all([s.path for s in photos.train])[0].items()}
+    sums = {s.path: s.sha256 for s in photos.train}
     note = f"train, fraction {fraction}, seed {seed}"
     text = manifest_text(title(spec), note, photos.classes, photos.train, sums)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gta.errors import GtaError
@@ -15,7 +15,8 @@ SPLITS = ("train", "val", "test")
 class Sample:
     """One photograph: its path, its path inside the data folder, its label, and its object mask if any.
 
-    `mask_kind` says how the mask's file is read, see `gta.data.images.open_mask`.
+    `mask_kind` says how the mask's file is read, see `gta.data.images.open_mask`; `sha256`, of the image's file, is
+    known once it was read.
     """
 
     path: Path
@@ -23,6 +24,7 @@ class Sample:
     label: int
     mask: Path | None = None
     mask_kind: str = "any"
+    sha256: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

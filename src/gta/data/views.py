@@ -1,7 +1,8 @@
 """Views: the augmented or plain tensors that models see, and the loaders that bring them.
 
 A training view is a function of (seed, epoch, image) and nothing else: not of the number of workers, of the
-method, or of whether the run was interrupted.
+method, or of whether the run was interrupted. Where source rows are reused it is one of a fixed number of views that
+each image has, a function of (number of the view, content of the image's file), the same in every run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torchvision.transforms import v2
 
 from gta.data.images import open_mask, open_objects, open_rgb
 from gta.data.listing import Sample
+from gta.reuse import RowStore
 
 BICUBIC = v2.InterpolationMode.BICUBIC
 
@@ -51,38 +54,104 @@ class EpochSampler(Sampler[int]):
         return iter((padded[self.rank :: self.world] + self.epoch * self.n).tolist())
 
 
-class TrainViews(Dataset[tuple[Tensor, int]]):
+class TrainViews(Dataset[tuple[Tensor, ...]]):
     """Augmented training images: RandomResizedCrop(0.5 … 1), flip, RandAugment(2, 9).
 
     RandAugment is the paper's; its strength and the crop are this package's (the paper gives neither).
-    Item: image (3, size, size) float32 normalised, label.
+    Item: image (3, size, size) uint8, see `normalised`; label; and, with a store, the source's rows (L, H, N) float16.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], size: int, mean: Sequence[float], std: Sequence[float], seed: int
-    ) -> None:
-        self.samples, self.seed = samples, seed
+    def __init__(self, samples: Sequence[Sample], size: int, seed: int, views: int = 0) -> None:
+        """
+        Args:
+            samples: the training images.
+            size: side of the views in px.
+            seed: of the views.
+            views: how many each image has, drawn anew for every epoch where 0.
+        """
+        self.samples, self.size, self.seed, self.views = samples, size, seed, views
+        self.store: RowStore | None = None
         self.view = v2.Compose(
             [
                 v2.RandomResizedCrop(size, scale=(0.5, 1.0), interpolation=BICUBIC),
                 v2.RandomHorizontalFlip(),
                 v2.RandAugment(num_ops=2, magnitude=9),
                 v2.PILToTensor(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(mean, std),
             ]
         )
+        self._decoded = Decoded(size)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> tuple[Any, ...]:
         epoch, index = divmod(position, len(self.samples))
         sample = self.samples[index]
-        image = open_rgb(sample.path)
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
-            torch.manual_seed(seed_of(self.seed, epoch, index))
-            return self.view(image), sample.label
+        if not self.views:
+            return self.draw(sample, seed_of(self.seed, epoch, index)), sample.label
+        pair = (sample.sha256, epoch % self.views)
+        rows = () if self.store is None else (self.store.read(pair),)
+        return self.draw(sample, view_seed(*pair)), sample.label, *rows
+
+    def draw(self, sample: Sample, seed: int) -> Tensor:
+        """One view of an image: (3, size, size) uint8."""
+        image = self._decoded.open(sample.path)
+        generator = torch.default_generator  # torchvision draws from it
+        before = generator.get_state()
+        try:
+            generator.manual_seed(seed)
+            return self.view(image)
+        finally:
+            generator.set_state(before)
+
+
+def view_seed(sha256: str, view: int) -> int:
+    """Seed of an image's view, the same in every run."""
+    return seed_of(int(sha256, 16), view)
+
+
+class Decoded:
+    """Photographs in memory as 8-bit RGB, decoded once, as far as a quarter of the free memory goes.
+
+    Those with four times the pixels across that a view needs, or more, are reduced by a whole factor to at least
+    twice as many, whether they are kept or not.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._kept: dict[Path, Image.Image] = {}
+        self._room: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:  # loader processes that are not forked keep their own
+        return {**self.__dict__, "_kept": {}, "_room": None}
+
+    def open(self, path: Path) -> Image.Image:
+        image = self._kept.get(path)
+        if image is None:
+            image = open_rgb(path)
+            factor = min(image.size) // (2 * self._size)
+            if factor > 1:
+                image = image.reduce(factor)
+            if self._room is None:
+                workers = torch.utils.data.get_worker_info()
+                self._room = free_memory() / 4 / (1 if workers is None else workers.num_workers)
+            self._room -= 3 * image.width * image.height
+            if self._room > 0:
+                self._kept[path] = image
+        return image
+
+
+def free_memory() -> float:
+    """Bytes of main memory that are not in use; 4 GB where the system does not say."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return 4e9
+
+
+def normalised(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, height, width) uint8 as models take them: float32."""
+    return v2.functional.normalize(v2.functional.to_dtype(images, torch.float32, scale=True), list(mean), list(std))
 
 
 class TestViews(Dataset[tuple[Tensor, int, Tensor]]):

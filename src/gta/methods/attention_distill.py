@@ -38,7 +38,7 @@ class AttentionDistill(Part):
         self._source, self._bodies = source, (anatomy(target), anatomy(source))
         self._layers = range(self._bodies[0].depth)
 
-    def before(self, images: Tensor) -> None:
+    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
         readings = read_rows(self._source, images, self._bodies[1], self._layers, "patches", first_key=0)
         self._held = [reading.rows().softmax(-1) for reading in readings]
 

@@ -50,7 +50,7 @@ class Delta(Part):
         self._source, self._classifier = source, classifier_of(target)
         self._watch = LayerOutputs(target, "block", self._layers)
 
-    def before(self, images: Tensor) -> None:
+    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
         self._held = read_outputs(self._source, images, "block", self._layers)
 
     def watch(self) -> LayerOutputs:

@@ -34,7 +34,7 @@ class FeatureKD(Part):
     def attach(self, target: nn.Module, source: nn.Module) -> None:
         self._source, self._watch = source, Features(target)
 
-    def before(self, images: Tensor) -> None:
+    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
         self._held = read_features(self._source, images)
 
     def watch(self) -> Features:

@@ -26,6 +26,7 @@ from gta.errors import GtaError
 from gta.guidance import Guided
 from gta.methods.parts import Part, Step
 from gta.outputs import Kind, LayerOutputs, read_outputs
+from gta.reuse import check_replay
 from gta.taps import Factors, Finished, Queries, RowTap, read_rows
 from gta.taps import Reading as Row
 
@@ -42,6 +43,7 @@ class GTA(Part):
     temperature: float = 1.0
     guide: str = "logits"
     rows: Queries = "cls"
+    every: int = 1
 
     paper: ClassVar[str] = "arXiv 2401.02656"
     flat: ClassVar[bool] = True
@@ -59,8 +61,8 @@ class GTA(Part):
         self._distance = with_temperature(self.distance, self.temperature)
         self._automatic = self.weight == "auto"
 
-    def attach(self, target: nn.Module, source: nn.Module) -> None:
-        self._guided = Guided(
+    def attach(self, target: nn.Module, source: nn.Module) -> nn.Module:
+        self.guided = Guided(
             target,
             source,
             1.0 if self._automatic else self.weight,  # type: ignore[arg-type]
@@ -69,16 +71,35 @@ class GTA(Part):
             "mean",
             self.rows,
             self.layer_weights,
+            self.every,
         )
+        self._state = _State()
         self._reading: Reading | None = None
-        self._strength: float | Tensor = self._guided.weight
+        self._strength: float | Tensor = self.guided.weight
+        return self._state
 
-    def before(self, images: Tensor) -> None:
-        self._guided.bodies[0].check(images)
+    def begin_step(self, done: int, steps: int) -> None:
+        self.guided.step = done
+        self.guided.precision.lowered = bool(self._state.lowered)
+
+    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
+        self.guided.bodies[0].check(images)
         self._reading = None
-        if self._guided.weight != 0:  # else the source need not run
-            self._reading = GUIDES[self.guide](self._guided)
-            self._held = self._reading.source(images)
+        if self.guided.weight != 0 and self.guided.due():  # else the source need not run
+            reading = self._reading = GUIDES[self.guide](self.guided)
+            self._held: list[Row] = (
+                self.guided.in_its_precision(lambda: reading.source(images), images)
+                if rows is None
+                else [Finished(row) for row in rows.float().unbind(1)]
+            )
+
+    def check_replay(self, images: Tensor, rows: Tensor) -> None:
+        check_replay(rows, self.stored_rows(images))
+
+    def stored_rows(self, images: Tensor) -> list[Tensor]:
+        """What is stored where rows are reused: L tensors (B, H, N), float32 whatever the training's precision."""
+        with torch.autocast(images.device.type, enabled=False):
+            return [row.rows() for row in self.guided.read_source(images)]
 
     def watch(self) -> AbstractContextManager[Any]:
         return super().watch() if self._reading is None else self._reading.watch()
@@ -86,22 +107,32 @@ class GTA(Part):
     def penalty(self, step: Step) -> Tensor | None:
         if self._reading is None:
             return None
-        distance = self._guided.distance(self._reading.target(step.images), self._held)
-        if not self._automatic:
-            return self._guided.weight * distance
-        self._strength = self._balanced(step.loss.detach(), distance.detach())
-        return self._strength * distance
+        distance = self.guided.judged(self._reading.target(step.images), self._held)
+        self._state.lowered.fill_(self.guided.precision.lowered)
+        if self._automatic:
+            self._strength = self._balanced(step.loss.detach(), distance.detach())
+        return self.every * self._strength * distance
 
     def _balanced(self, loss: Tensor, distance: Tensor) -> Tensor:
         if self._held[0].shape[0] < 2:
             raise GtaError("--weight auto compares the images of a batch: use a --batch-size of at least 2 per device.")
         others = [_of_other_images(row) for row in self._held]
-        budget = self.weight_budget * self._guided.distance(others, self._held)
+        budget = self.weight_budget * self.guided.distance(others, self._held)
         budget = budget.clamp(min=torch.finfo(budget.dtype).eps)  # images that all look the same
         return loss / budget * (distance / budget).clamp(max=1)
 
     def strength(self) -> float | Tensor:
         return self._strength
+
+
+class _State(nn.Module):
+    """What a resumed run must know to go on bit-identically."""
+
+    lowered: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("lowered", torch.tensor(False))
 
 
 def _of_other_images(row: Row) -> Row:
@@ -132,7 +163,7 @@ class LogitRows:
         self.guided = guided
 
     def source(self, images: Tensor) -> list[Row]:
-        return self.guided.source_rows(images)
+        return self.guided.read_source(images)
 
     def watch(self) -> RowTap:
         self._tap = self.guided.tap()

@@ -37,9 +37,9 @@ class ProbeThenTune(Part):
     def restart(self) -> float:
         return self.probe
 
-    def begin_step(self, progress: float) -> None:
+    def begin_step(self, done: int, steps: int) -> None:
         if self._backbone is None:  # by now all parts are attached; what they have frozen stays so
             classifier = {id(p) for p in classifier_of(self._target)}
             self._backbone = [p for p in self._target.parameters() if p.requires_grad and id(p) not in classifier]
         for parameter in self._backbone:
-            parameter.requires_grad_(progress >= self.probe)
+            parameter.requires_grad_(done >= self.probe * steps)

@@ -44,7 +44,7 @@ class LwF(Part):
         self._old.requires_grad_(False)
         return self._new
 
-    def before(self, images: Tensor) -> None:
+    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
         features = read_features(self._source, images)
         self._answers = self._old.to(features)(features)
 

@@ -62,15 +62,23 @@ class Part:
     def study(self, batches: Batches) -> None:
         """Once, before the first step (also of a resumed run): look at the training images, unaugmented."""
 
-    def begin_step(self, progress: float) -> None:
-        """Before each step; progress is steps done / all steps."""
+    def begin_step(self, done: int, steps: int) -> None:
+        """Before each step: how many of how many are done."""
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Mix a batch: (B, C, height, width) and (B, classes) probabilities in, the same out."""
         return images, targets
 
-    def before(self, images: Tensor) -> None:
-        """Before the target runs: let the source see the batch."""
+    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
+        """Before the target runs: let the source see the batch.
+
+        Args:
+            images: (B, C, height, width).
+            rows: (B, L, H, N) float16, the source's rows of these images where they are stored (`gta.reuse`).
+        """
+
+    def check_replay(self, images: Tensor, rows: Tensor) -> None:
+        """Raise GtaError unless stored rows, (B, L, H, N), are what the source gives for these images."""
 
     def watch(self) -> AbstractContextManager[Any]:
         """Entered around the target's forward pass."""

@@ -16,6 +16,8 @@ from gta.methods import METHODS, part_class, parts_of
 from gta.methods.parts import Batches, Part, Step, adds, mixes
 from gta.schedules import factor
 
+CHECKED = 4  # images of an epoch whose stored rows are compared with fresh ones
+
 Settings = Mapping[str, Mapping[str, Any]]
 
 
@@ -166,17 +168,17 @@ class Recipe(nn.Module):
 
     def begin_step(self, done: int, steps: int) -> None:
         """Before each step: how many of how many are done."""
-        progress = done / max(1, steps)
-        self._factor = factor(self._schedule, progress, self._share)
+        self._factor = factor(self._schedule, done / max(1, steps), self._share)
         for part in self.parts:
-            part.begin_step(progress)
+            part.begin_step(done, steps)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Outcome:
+    def forward(self, images: Tensor, labels: Tensor, rows: Tensor | None = None) -> Outcome:
         """One training step's forward pass.
 
         Args:
             images: (B, C, height, width), normalised.
             labels: (B,) int64.
+            rows: (B, L, H, N) float16, the source's rows of these images where they are stored.
         """
         mixer = self._mixer()
         targets = labels
@@ -184,7 +186,7 @@ class Recipe(nn.Module):
             images, targets = mixer.mix(images, F.one_hot(labels, self._classes()).float())
         acting = [p for p in self.parts if p is mixer or (not mixes(p) and (self._factor != 0 or not adds(p)))]
         for part in acting:  # all that the source has to do comes first: its workspace is free again for the target's
-            part.before(images)
+            part.before(images, rows)
         with ExitStack() as watching:
             for part in acting:
                 watching.enter_context(part.watch())
@@ -197,6 +199,11 @@ class Recipe(nn.Module):
         penalty = self._factor * torch.stack(added).sum() if added else torch.zeros((), device=loss.device)
         strongest = targets if targets.ndim == 1 else targets.argmax(-1)
         return Outcome(images, targets, logits, loss, penalty, logits.detach().argmax(-1) == strongest)
+
+    def check_replay(self, images: Tensor, rows: Tensor) -> None:
+        """Raise GtaError unless stored rows, (B, L, H, N), are what the source gives for some of these images."""
+        for part in self.parts:
+            part.check_replay(images[:CHECKED], rows[:CHECKED])
 
     def strength(self) -> float | Tensor | None:
         """λ of the last step, its schedule included, of the first part that records one."""

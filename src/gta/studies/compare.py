@@ -24,11 +24,13 @@ import yaml
 from gta.data.folder import read_photos
 from gta.data.sets import resolved
 from gta.errors import GtaError
+from gta.methods.recipe import make_parts
 from gta.studies.grid import SHIPPED, Trial, read_grid, same_budget, trials_of
 from gta.studies.statistics import holm, mean_and_spread, paired
 from gta.studies.tables import markdown, plus_minus, write_csv
 from gta.training.fit import load_for_training, train
 from gta.training.module import Diverged
+from gta.training.replay import check_reuse
 from gta.training.runs import CHECKPOINT, WEIGHTS, write_text
 
 PLAN = "compare.yaml"
@@ -45,8 +47,8 @@ class Comparison:
     """What is compared, and under what: the same for every method.
 
     Attributes:
-        data, source, image_size, heads, fraction, epochs, batch_size, precision, workers, skip_unreadable: as in
-            `TrainOptions`.
+        data, source, image_size, heads, fraction, epochs, batch_size, precision, reuse, views, reuse_dir, workers,
+            skip_unreadable: as in `TrainOptions`.
         methods: names in the grid.
         seeds: final runs of each.
         grid: a grid file; None for the shipped one.
@@ -67,6 +69,9 @@ class Comparison:
     epochs: int = 15
     batch_size: int = 32
     precision: str = "auto"
+    reuse: bool = False
+    views: int = 8
+    reuse_dir: str | None = None
     workers: int = -1
     skip_unreadable: bool = False
 
@@ -111,7 +116,8 @@ def compare(comparison: Comparison, out: Path) -> Result:
     base = comparison.base()
     for trials in plan.values():
         for trial in trials:
-            trial.options(**base, out="")  # refuses what is out of range before anything is run
+            options = trial.options(**base, out="")  # refuses what is out of range before anything is run
+            check_reuse(options, make_parts(options))
     _check_input(comparison)
     _open(comparison, out)
     used = {"lr": grid["lr"], "methods": {name: grid["methods"][name] for name in comparison.methods}}
@@ -161,7 +167,7 @@ def _open(comparison: Comparison, out: Path) -> None:
     """Make the folder, or see that it holds this comparison (of maybe other methods or seeds)."""
     same = {**comparison.base(), "grid_seeds": comparison.grid_seeds, "budget": comparison.budget}
     same["data"] = resolved(comparison.data)
-    del same["workers"]
+    del same["workers"], same["reuse_dir"]
     if (out / PLAN).is_file():
         before = yaml.safe_load((out / PLAN).read_text(encoding="utf-8"))
         for key, value in same.items():

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from dataclasses import fields, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,17 @@ from gta.attention.draw import draw_maps
 from gta.attention.maps import logits_and_rows
 from gta.data.folder import Photos, read_photos
 from gta.data.sets import resolved
-from gta.data.views import EpochSampler, TestViews, TrainViews, loader, workers_for
+from gta.data.views import EpochSampler, TestViews, TrainViews, loader, normalised, workers_for
 from gta.errors import GtaError
 from gta.methods import parts_of
 from gta.methods.parts import Batches, adds
 from gta.methods.recipe import Recipe, complete_settings, make_parts
+from gta.precision import has_fast_bf16
 from gta.sources import SourceInfo, load_source, new_target, source_info
 from gta.training.evaluate import measure, top1
 from gta.training.module import FineTuning, Recorder
 from gta.training.options import TrainOptions
+from gta.training.replay import check_reuse, stored_rows
 from gta.training.runs import (
     CHECKPOINT,
     CONFIG,
@@ -66,6 +69,7 @@ def train(
     began = time.perf_counter()
     options = replace(options, settings=complete_settings(options.method, options.settings))
     parts = make_parts(options)
+    check_reuse(options, parts)
     out = Path(options.out)
     first = _is_first_process()
     if first:
@@ -90,12 +94,16 @@ def train(
     target = new_target(source, len(photos.classes))
     method = Recipe(target, source, parts, options.weight_schedule, options.weight_share)  # refuses what does not fit
     recorder = Recorder(out, photos.digests["train"])
-    trainer = _trainer(options, recorder, changing=bool(method.restarts or method.own))
+    changing = bool(method.restarts or list(method.own.parameters()))
+    trainer = _trainer(options, recorder, changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
+    views = TrainViews(photos.train, info.image_size, options.seed, options.views if options.reuse else 0)
+    if options.reuse:
+        views.store = stored_rows(options, parts, photos, info, views, method.to(trainer.strategy.root_device), workers)
     if first:
         open_folder(out, options, resume=resume, overwrite=overwrite)
 
-    _fit(trainer, method, photos, info, options, workers)
+    _fit(trainer, method, photos, views, info, options, workers)
     if not trainer.is_global_zero:
         return None
     method.finish()
@@ -115,6 +123,8 @@ def train(
         "guide": options.guide if guided else None,
         "rows": options.rows if guided else None,
         "distance": options.distance if guided else None,
+        "every": options.every if guided else None,
+        "views": options.views if options.reuse else None,
         "fraction": options.fraction,
         "subset_list": options.subset_list,
         "seed": options.seed,
@@ -207,17 +217,23 @@ def _share(options: TrainOptions, trainer: L.Trainer) -> int:
 
 
 def _fit(
-    trainer: L.Trainer, method: Recipe, photos: Photos, info: SourceInfo, options: TrainOptions, workers: int
+    trainer: L.Trainer,
+    method: Recipe,
+    photos: Photos,
+    views: TrainViews,
+    info: SourceInfo,
+    options: TrainOptions,
+    workers: int,
 ) -> None:
     sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
-    views = TrainViews(photos.train, info.image_size, info.mean, info.std, options.seed)
     batch = _share(options, trainer)
     # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
     training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)
     unmasked = [replace(sample, mask=None) for sample in photos.val]
     validation = loader(TestViews(unmasked, info.image_size, info.mean, info.std), options.batch_size, workers)
     steps = len(training) * options.epochs
-    module = FineTuning(method, options, steps, _training_images(photos, info, options, workers))
+    normalise = partial(normalised, mean=info.mean, std=info.std)
+    module = FineTuning(method, options, steps, _training_images(photos, info, options, workers), normalise)
     checkpoint = Path(options.out) / CHECKPOINT
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -274,13 +290,8 @@ def _evaluate(
 def resolve_precision(precision: str) -> str:
     """Lightning's word for it; "auto" is bf16 autocast where the device has instructions for it."""
     if precision == "auto":
-        if torch.cuda.is_available():
-            fast = torch.cuda.get_device_capability() >= (8, 0)
-        else:
-            # Without these instructions PyTorch emulates bf16 on CPUs, 25 times slower than float32.
-            probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-            fast = any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-        precision = "bf16" if fast else "32"
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        precision = "bf16" if has_fast_bf16(device) else "32"
     return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
 
 
@@ -292,7 +303,7 @@ def _check_same(before: TrainOptions, now: TrainOptions) -> None:
             or (field.name == "data" and resolved(old) == resolved(new))
             or (field.name in ("source", "subset_list") and old and new and Path(old).resolve() == Path(new).resolve())
         )
-        if not same and field.name not in ("out", "workers", "devices", "download"):
+        if not same and field.name not in ("out", "workers", "devices", "download", "reuse_dir"):
             raise GtaError(
                 f"--resume goes on with {field.name}={old}, but {field.name}={new} was given. Leave it out, or "
                 "start another run with another --out."

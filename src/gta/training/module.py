@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,30 +30,42 @@ STEM = ("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed", "nor
 class FineTuning(L.LightningModule):
     """Cross-entropy plus the method's penalty, AdamW, warm-up and cosine."""
 
-    def __init__(self, method: Recipe, options: TrainOptions, steps: int, training_images: Batches) -> None:
+    def __init__(
+        self,
+        method: Recipe,
+        options: TrainOptions,
+        steps: int,
+        training_images: Batches,
+        normalise: Callable[[Tensor], Tensor],
+    ) -> None:
         """
         Args:
             method: the target, the source and the parts of the method.
             options: of the run.
             steps: optimiser steps in all.
             training_images: iterates over the training images, unaugmented, for methods that look at them first.
+            normalise: makes the training views, uint8, what models take.
         """
         super().__init__()
         self.method = method
         self.options = options
         self.steps = steps
         self.training_images = training_images
+        self.normalise = normalise
         self.latest: dict[str, float | Tensor] = {}
 
     def on_train_start(self) -> None:
         self.method.study(lambda: ((x.to(self.device), y.to(self.device)) for x, y in self.training_images()))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
         # Dropout and drop-path draw from here: a step is the same whether or not the run was resumed before it.
         torch.manual_seed(seed_of(self.options.seed, self.global_step, self.global_rank))
-        images, labels = batch
+        images, labels, *rows = batch
+        images = self.normalise(images)
+        if rows and batch_idx == 0:
+            self.method.check_replay(images, rows[0])
         self.method.begin_step(self.global_step, self.steps)
-        done = self.method(images, labels)
+        done = self.method(images, labels, *rows)
         hits = done.hits.float().mean() * 100
         self.latest = {"loss": done.loss.detach(), "penalty": done.penalty.detach(), "top1": hits}
         self.log_dict(self.latest, prog_bar=True, batch_size=len(labels))

@@ -39,9 +39,15 @@ class TrainOptions:
         layer_weights: Factor of each guided layer (gta), such as 0,0.5,1; by default 1 for each.
         guide: What is held near the source's (gta): the attention's logits, the attention after softmax, or the
             outputs of attention modules (msa) or blocks.
-        rows: Whose attention is guided (gta): the [cls] token's, every patch's, or an attention-pooling head's.
+        rows: Whose attention is guided (gta): the [cls] token's, all patches' (the whole map; also called patches), or
+            an attention-pooling head's.
         distance: Distance between attention rows (gta).
         temperature: Divides the rows before the softmax of kl, reverse_kl and js (gta).
+        every: Guide every so many steps only, with that multiple of the weight (gta).
+        reuse: Give every training image a fixed number of views, the same in every run, compute the source's rows of
+            them once (gta), and keep them for this and other runs.
+        views: How many views (reuse).
+        reuse_dir: Where rows are kept (reuse); by default gta/rows in the user's cache folder.
         fraction: Share of every class's training images to use, above 0 and up to 1; seeded and nested.
         subset_list: File that names the training images to use, instead of fraction: a manifest of gta data
             manifest, or a published list of paths with or without classes.
@@ -74,11 +80,15 @@ class TrainOptions:
     weight_schedule: Literal["constant", "linear", "cosine", "warmup", "release"] = "constant"
     weight_share: float | None = None
     layers: list[int] | str = "all"
-    rows: Literal["cls", "patches", "pool"] = "cls"
+    rows: Literal["cls", "patches", "all", "pool"] = "cls"
     layer_weights: list[float] | str | None = None
     guide: Literal["logits", "attention", "msa", "block"] = "logits"
     distance: Literal["l2", "kl", "reverse_kl", "js", "cosine", "smooth_l1", "l2_normalised"] = "l2"
     temperature: float = 1.0
+    every: int = 1
+    reuse: bool = False
+    views: int = 8
+    reuse_dir: str | None = None
     fraction: float = 1.0
     subset_list: str | None = None
     image_size: int = 224
@@ -137,6 +147,8 @@ class TrainOptions:
             ("weight_budget", math.isfinite(self.weight_budget) and self.weight_budget > 0, "above 0, such as 0.1"),
             ("weight_share", self.weight_share is None or 0 < self.weight_share <= 1, "above 0 and up to 1"),
             ("temperature", math.isfinite(self.temperature) and self.temperature > 0, "above 0, such as 2"),
+            ("every", self.every >= 1, "at least 1"),
+            ("views", self.views >= 1, "at least 1, such as 8"),
             ("seed", self.seed >= 0, "0 or above"),
             ("workers", self.workers >= -1, "-1 (automatic) or above"),
             ("devices", self.devices >= 0, "0 (all) or above"),
