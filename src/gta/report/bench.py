@@ -13,6 +13,7 @@ from gta.training.runs import write_text
 
 GREY, GREEN, RED, BLUE = "#6b7280", "#1a7f37", "#b42318", "#1d4ed8"
 MEGA, GIGA = 1e6, 1e9
+PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # so that no line runs through a number
 
 
 class Table(NamedTuple):
@@ -58,16 +59,14 @@ def _steps(steps: Mapping[str, Any]) -> Table:
         {
             "step": name,
             "ms": f"{1e3 * r['median_seconds']:.1f}",
-            "ratio": "1" if name == "plain" else f"{r['ratio']:.3f}",
-            "lowest, highest": None if name == "plain" else f"{r['low']:.3f}, {r['high']:.3f}",
+            "ratio": "1" if name == "plain" else f"{r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]",
             "to": None if name == "plain" else r["against"],
             "images/s": f"{r['images_per_second']:.1f}",
             "saved MB": f"{r['saved_bytes'] / MEGA:.1f}",
-            "peak MB": f"{r['peak_bytes'] / MEGA:.1f}",
-            "source MB": f"{r['source_bytes'] / MEGA:.1f}",
-            "FLOPs": f"{r['flops_ratio']:.3f}",
-            "time / FLOPs": f"{r['over_flops']:.3f}",
-            "penalty off by": None if r["penalty_off"] is None else f"{r['penalty_off']:.0e}",
+            "peak + source MB": f"{r['peak_bytes'] / MEGA:.1f} + {r['source_bytes'] / MEGA:.1f}",
+            "FLOPs ratio": f"{r['flops_ratio']:.3f}",
+            "ratio / FLOPs": f"{r['over_flops']:.3f}",
+            "penalty off by": ", ".join(f"{off:.0e} ({how})" for how, off in r["penalty_off"].items()) or None,
         }
         for name, r in steps["rows"].items()
     ]
@@ -151,12 +150,15 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     _draw_maps(maps, found["whole_maps"])
     for axis in (time, memory, layers, tokens, maps):
         axis.spines[["top", "right"]].set_visible(False)
-        axis.title.set(fontsize=10, fontweight="bold")
         axis.tick_params(labelsize=8.5)
     figure.supxlabel(_short(found["setting"]), fontsize=8, color=GREY)
     new = path.with_name(path.name + ".new")
     figure.savefig(new, format="png")
     new.replace(path)
+
+
+def _title(axis: Any, text: str) -> None:
+    axis.set_title(text, loc="left", fontsize=10, fontweight="bold")
 
 
 def _colour(name: str) -> str:
@@ -168,16 +170,18 @@ def _draw_time(axis: Any, steps: Mapping[str, Any], floor: Mapping[str, float]) 
     for y, (name, r) in enumerate(steps.items()):
         axis.barh(y, r["ratio"], color=_colour(name), height=0.62, alpha=0.85)
         axis.plot([r["low"], r["high"]], [y, y], color="black", linewidth=1.4, solid_capstyle="butt")
-        other = "" if r["against"] == "plain" else f"  × {r['against']}"
-        axis.text(max(r["high"], r["ratio"]) + 0.02, y, f"{r['ratio']:.2f}{other}", va="center", fontsize=8.5)
-    axis.axvline(1, color=GREY, linewidth=0.8)
+        other = "" if r["against"] == "plain" else f" × {r['against']}"
+        axis.text(
+            max(r["high"], r["ratio"]) + 0.02, y, f"{r['ratio']:.2f}{other}", va="center", fontsize=8.5, bbox=PLAIN
+        )
+    axis.axvline(1, color="black", linewidth=0.8)
     axis.axvline(floor["ratio"], color=GREEN, linewidth=1.2, linestyle=(0, (4, 3)))
-    axis.text(floor["ratio"], -0.62, f"FLOPs of a source beside it: {floor['ratio']:.2f}", color=GREEN, fontsize=8,
-              ha="center", va="bottom")  # fmt: skip
+    axis.text(floor["ratio"] + 0.02, -0.5, f"{floor['ratio']:.2f}: FLOPs of plain and a source's rows", color=GREEN,
+              fontsize=8.5, va="center")  # fmt: skip
     axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.5, -0.9)
-    axis.set_xlim(0, 1.28 * max(r["high"] for r in steps.values()))
-    axis.set_title("time of a training step, × plain (line: lowest to highest)", loc="left")
+    axis.set_ylim(len(names) - 0.5, -0.85)
+    axis.set_xlim(0, max(1.35 * max(r["high"] for r in steps.values()), floor["ratio"] + 0.8))
+    _title(axis, "Time of a training step, × plain (black: lowest to highest)")
 
 
 def _draw_memory(axis: Any, steps: Mapping[str, Any]) -> None:
@@ -193,7 +197,7 @@ def _draw_memory(axis: Any, steps: Mapping[str, Any]) -> None:
                   va="center", fontsize=8.5)  # fmt: skip
     axis.set_xlim(0, 1.3 * most / unit)
     axis.tick_params(left=False, labelleft=False)
-    axis.set_title(f"peak memory of a step + source's weights, {word}", loc="left")
+    _title(axis, f"Peak memory + source's weights, {word}")
 
 
 def _draw_line(axis: Any, grown: Mapping[str, Any], label: str) -> None:
@@ -208,24 +212,24 @@ def _draw_line(axis: Any, grown: Mapping[str, Any], label: str) -> None:
     axis.set_ylim(0)
     axis.set_xlabel(label, fontsize=8.5)
     axis.legend(frameon=False, fontsize=8, loc="upper left")
-    axis.set_title(f"ms a step, by {label}", loc="left")
+    _title(axis, f"Guide, ms a step, by {label}")
 
 
 def _draw_maps(axis: Any, maps: Mapping[str, Any]) -> None:
     f = maps["faster"]
-    for x, value, text in (
-        (0, f["ratio"], f"{f['ratio']:.1f}×\nfaster"),
-        (1, maps["less_memory"], f"{maps['less_memory']:.1f}×\nless memory"),
+    for x, value, top, text in (
+        (0, f["ratio"], f["high"], f"{f['ratio']:.1f} times\nfaster"),
+        (1, maps["less_memory"], maps["less_memory"], f"{maps['less_memory']:.1f} times\nless memory"),
     ):
         axis.bar(x, value, color=GREEN, width=0.6, alpha=0.85)
-        axis.text(x, value, text, ha="center", va="bottom", fontsize=8.5)
+        axis.text(x, top, text, ha="center", va="bottom", fontsize=8.5)
     axis.plot([0, 0], [f["low"], f["high"]], color="black", linewidth=1.4)
     axis.axhline(1, color=GREY, linewidth=0.8)
     axis.set_xticks([])
     axis.set_xlim(-0.6, 1.6)
     axis.set_ylim(0, 1.25 * max(f["high"], maps["less_memory"]))
     axis.set_xlabel(f"{maps['tokens']} patches, batch {maps['batch']}", fontsize=8.5)
-    axis.set_title("whole maps: naive / gta", loc="left")
+    _title(axis, "Whole maps, naive / gta")
 
 
 def _short(s: Mapping[str, Any]) -> str:

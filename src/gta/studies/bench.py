@@ -189,19 +189,17 @@ def _peers(target: nn.Module, device: torch.device) -> tuple[nn.Module, nn.Modul
         "num_labels": CLASSES,
     }
     hidden = block.mlp.fc1.out_features if hasattr(block.mlp, "fc1") else 4 * vit.embed_dim
-    registers = anatomy(target).prefix_tokens - 1
+    ratio, registers = round(hidden / vit.embed_dim), anatomy(target).prefix_tokens - 1
     kind: Any
     if isinstance(getattr(block, "ls1", None), (nn.Identity, type(None))):
         kind = transformers.ViTForImageClassification
         config: Any = transformers.ViTConfig(**shape, intermediate_size=hidden)
     elif registers:
         kind = transformers.Dinov2WithRegistersForImageClassification
-        config = transformers.Dinov2WithRegistersConfig(
-            **shape, mlp_ratio=hidden / vit.embed_dim, num_register_tokens=registers
-        )
+        config = transformers.Dinov2WithRegistersConfig(**shape, mlp_ratio=ratio, num_register_tokens=registers)
     else:
         kind = transformers.Dinov2ForImageClassification
-        config = transformers.Dinov2Config(**shape, mlp_ratio=hidden / vit.embed_dim)
+        config = transformers.Dinov2Config(**shape, mlp_ratio=ratio)
     models = [kind._from_config(copy.deepcopy(config), attn_implementation="sdpa").to(device) for _ in range(2)]
     return models[0].train(), models[1].requires_grad_(False).eval()
 
@@ -254,6 +252,17 @@ def _gta(setting: Setting) -> Row:
 def _gta_auto(setting: Setting) -> Row:
     part = GTA(weight="auto", layers=setting.layers)
     return _method(setting, part, "guided, with --weight auto", beside=[setting.source])
+
+
+def _unfused_plain(setting: Setting) -> Row:
+    """What it does by itself that attention is multiplied out: on CPUs in bf16 the fused backward can be the slower."""
+
+    def forward() -> tuple[Tensor, Tensor]:
+        with unfused(setting.target):
+            logits = setting.target(setting.images)
+        return F.cross_entropy(logits.float(), setting.labels), torch.zeros((), device=setting.device)
+
+    return Row("cross-entropy alone, attention multiplied out", setting.target, forward)
 
 
 def _hooks(setting: Setting) -> Row:
@@ -309,6 +318,7 @@ ROWS: dict[str, Callable[[Setting], Row | None]] = {
     "plain": _plain,
     "gta": _gta,
     "gta weight=auto": _gta_auto,
+    "unfused plain": _unfused_plain,
     "unfused hooks": _hooks,
     "transformers plain": _transformers_plain,
     "output_attentions": _transformers_attentions,
@@ -369,11 +379,13 @@ def training_steps(setting: Setting, rounds: int) -> dict[str, Any]:
     fewer = _rows(few)
     truth = _reference(few)
     found: dict[str, dict[str, Any]] = {}
+    exact = replace(few, low=False)
     for name, row in fewer.items():  # before any step is taken
-        with setting.autocast():
-            penalty = float(row.forward()[1].detach())
+        off = {}
+        for how, there in {"float32": exact, **({"bf16": few} if setting.low else {})}.items() if row.same else ():
+            with there.autocast():
+                off[how] = abs(float(row.forward()[1].detach()) - truth) / truth
         counted = flops(partial(_backward, row, few)) / (row.steps * COUNTED)
-        off = abs(penalty - truth) / truth if row.same else None
         found[name] = {"says": row.says, "against": row.against, "flops_per_image": counted, "penalty_off": off}
     plain = found["plain"]["flops_per_image"]
 
