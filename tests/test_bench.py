@@ -206,8 +206,11 @@ def test_whole_maps_agree_and_take_less_memory(setting):
     assert found["peak_bytes"]["naive"] > 2 * H * (23 * 23) ** 2 * 4
     for errors in found["off"].values():
         assert all(error < 1e-4 for of in errors.values() for error in of.values())
+
+
+def test_an_odd_size_is_refused_before_anything_is_measured(options):
     with pytest.raises(GtaError, match=r"--full-size 45 .* 8 px patches: write 40 or 48"):
-        whole_maps(setting, size=45, batch=2, rounds=2)
+        bench_file.bench(replace(options, full_size=45), say=pytest.fail)
 
 
 def test_the_flops_of_rows_are_proportional_to_layers_and_to_tokens(setting, options):

@@ -91,6 +91,7 @@ def bench(options: Bench, say: Callable[[str], None] = print) -> dict[str, Any]:
     """
     busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     setting = Setting.of(options)
+    patches_at(setting, options.full_size)  # refuses before minutes are spent
     say(f"training steps, {options.rounds} rounds …")
     steps = training_steps(setting, options.rounds)
     say(f"whole maps, {options.full_size} px …")
@@ -489,13 +490,8 @@ def whole_maps(setting: Setting, size: int, batch: int, rounds: int) -> dict[str
     q and k are random numbers: for the time and memory those of another image; for the error both "apart" (another
     image) and "close" (a hundredth away).
     """
-    heads, width, patch = anatomy(setting.source).heads, _head_width(setting.source), _patch(setting.source)
-    if size % patch:
-        low = max(patch, size // patch * patch)
-        raise GtaError(
-            f"--full-size {size} is not a multiple of the source's {patch} px patches: write {low} or {low + patch}."
-        )
-    tokens = (size // patch) ** 2
+    tokens = patches_at(setting, size)
+    heads, width = anatomy(setting.source).heads, _head_width(setting.source)
     ours, naive = _maps_work(_without_maps), _maps_work(_with_maps)
     factors = [f for _ in range(2) for f in _queries_and_keys(batch, heads, tokens, width, setting.device)]
     works = {"naive": partial(naive, factors), "gta": partial(ours, factors)}
@@ -513,6 +509,17 @@ def whole_maps(setting: Setting, size: int, batch: int, rounds: int) -> dict[str
         exact = naive([f.double() for f in four])
         found["off"][how] = {name: _off(work(four), exact) for name, work in (("naive", naive), ("gta", ours))}
     return found
+
+
+def patches_at(setting: Setting, size: int) -> int:
+    """Patches of an image of that side in px; GtaError where they do not divide it."""
+    patch = _patch(setting.source)
+    if size % patch:
+        low = max(patch, size // patch * patch)
+        raise GtaError(
+            f"--full-size {size} is not a multiple of the source's {patch} px patches: write {low} or {low + patch}."
+        )
+    return int((size // patch) ** 2)
 
 
 def _with_maps(q: Tensor, k: Tensor, q_source: Tensor, k_source: Tensor, scale: float) -> Tensor:
