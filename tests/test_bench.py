@@ -14,7 +14,9 @@ from gta import GtaError
 from gta.cli import main
 from gta.studies import bench as bench_file
 from gta.studies import meters
-from gta.studies.bench import ROWS, Bench, Row, Setting, training_steps, unfused, whole_maps
+from gta.studies.bench import training_steps, whole_maps
+from gta.studies.bench_rows import ROWS, Row, unfused, unfused_rows
+from gta.studies.bench_setting import Bench, Setting, _peers
 from gta.studies.meters import LiveBytes, compared, flops, in_turn, line_through, saved_bytes
 from gta.taps import anatomy
 from tests.conftest import reference_rows, tiny_vit
@@ -104,7 +106,7 @@ def test_a_line_by_hand():
 
 def test_unfused_rows_are_the_textbooks_and_the_model_is_left_as_it_was():
     model, images = tiny_vit().eval(), torch.randn(2, 3, 40, 40)
-    _, rows = bench_file._unfused_rows(model, images, [0, 2])
+    _, rows = unfused_rows(model, images, [0, 2])
     wanted = reference_rows(model, images)
     for row, layer in zip(rows, (0, 2), strict=True):
         torch.testing.assert_close(row, wanted[layer].float(), rtol=1e-4, atol=1e-5)
@@ -182,7 +184,7 @@ def test_a_new_row_is_a_function_and_counts_the_mean_of_its_steps(setting, monke
 def test_transformers_models_have_the_targets_shape(more, kind, prefix):
     pytest.importorskip("transformers")
     model = tiny_vit(**more)
-    target, source = bench_file._peers(model, CPU)
+    target, source = _peers(model, CPU)
     assert type(target).__name__ == type(source).__name__ == kind
     ours, theirs = anatomy(model), anatomy(target)
     assert (theirs.depth, theirs.heads, theirs.prefix_tokens) == (ours.depth, ours.heads, prefix)

@@ -341,8 +341,8 @@ def bench(
         full_batch: Images of which they are.
     """
     from gta.report.bench import tables, where, write_report
-    from gta.studies.bench import Bench
     from gta.studies.bench import bench as run
+    from gta.studies.bench_setting import Bench
     from gta.training.runs import write_json
 
     options = Bench(
