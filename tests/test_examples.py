@@ -99,8 +99,3 @@ def test_a_page_shows_what_its_command_prints(benchmark, results, page, capsys):
     assert len(printed) > 5
     shown = (ROOT / page).read_text().splitlines()
     assert [line for line in printed if line not in shown] == []
-
-
-def test_step_cost_prints_its_ratio(source_file, capsys):
-    load(ROOT / "benchmarks" / "step_cost.py").main(str(source_file), image_size=40, batch_size=2, rounds=2)
-    assert "gta / plain" in capsys.readouterr().out
