@@ -8,7 +8,7 @@ from gta.data.listing import DataSet, Listing, Sample
 from gta.data.sets.matlab import read_mat
 
 _ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
-_ARCHIVES = ("images.tar", "annotation.tar", "lists.tar")
+_ARCHIVES = ("images.tar", "lists.tar")
 
 
 def _read(root: Path) -> Listing:
