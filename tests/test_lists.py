@@ -56,6 +56,7 @@ NAMES = [f"{c}/{c}_{i:04}.png" for c in ("Albatross", "Wren") for i in range(12)
         "train/{number}/{file}",  # Batch-Spectral-Shrinkage: paths alone, in folders of its own
         "images/{class}/{file} {number}",  # Transfer-Learning-Library: "path class"
         "train\\{class}\\{file} {class}",
+        "{class}/{file} 00{number}.Boeing {class} 7.7",
         "{file}",
     ],
 )
@@ -147,6 +148,16 @@ def test_each_test_image_is_paired_once_however_many_look_like_it(tmp_path, monk
     same = duplicates.same_files(samples[:1000], samples[1000:], dict.fromkeys((s.path for s in samples), "0"))
     assert same == pairs
     assert look_alikes([], samples) == look_alikes(samples, []) == []
+
+
+@pytest.mark.parametrize("words", [["check", "--pictures"], ["manifest", "--out"]])
+def test_what_cannot_be_written_is_told_and_leaves_nothing(photos, tmp_path, capsys, words):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").write_text("")
+    for place in ("taken", "file/x.png"):
+        assert main(["data", words[0], str(photos), words[1], str(tmp_path / place)]) == 2
+        assert f"{words[1]} {tmp_path / place} cannot be written" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir() if p != photos) == ["file", "taken"]
 
 
 def test_the_manifest_command(photos, tmp_path, capsys):

@@ -155,6 +155,22 @@ def test_cars_in_one_folder_take_the_published_lists(tmp_path, small):
     assert [s.name for s in photos.train] == ["car_ims/000002.jpg", "car_ims/000004.jpg"]
 
 
+def test_what_is_missing_is_named(tmp_path, small):
+    pytest.importorskip("scipy")
+    root = archives.cars(tmp_path / "cars")
+    whole = list_data(f"cars:{root}")
+    (root / "cars_test_annos_withlabels.mat").rename(root / "devkit/cars_test_annos_withlabels.mat")
+    assert list_data(f"cars:{root}") == whole  # many keep it there
+    (root / "devkit/cars_test_annos_withlabels.mat").unlink()
+    with pytest.raises(GtaError, match=r"no cars_test_annos_withlabels\.mat in .*mirrors carry"):
+        list_data(f"cars:{root}")
+    pets = archives.pets(tmp_path / "pets")
+    shutil.rmtree(pets / "images")
+    (pets / "annotations/test.txt").unlink()
+    with pytest.raises(GtaError, match=r"there is no images and no annotations/test\.txt in .*images\.tar\.gz"):
+        list_data(f"pets:{pets}")
+
+
 def test_masks_of_birds_follow_the_majority_and_of_pets_the_trimap(tmp_path, small):
     bird = list_data(f"cub:{archives.cub(tmp_path / 'c')}").splits["test"][0]
     inside = np.asarray(open_mask(bird.mask, bird.mask_kind)) > 0

@@ -9,6 +9,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from gta.data.images import open_mask, open_rgb
 from gta.data.listing import Sample
+from gta.whole import written
 
 _SIDE, _TEXT, _COLUMNS = 132, 14, 6
 _OUTLINE = (79, 209, 255)
@@ -42,8 +43,8 @@ def draw_sheet(
             pen.text((x * _SIDE + 2, y * (_SIDE + _TEXT)), text, fill="black")
             place += 1
         place = -(-place // _COLUMNS) * _COLUMNS  # the pairs begin a new line
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, format="png")
+    with written(path, "--pictures") as new:
+        sheet.save(new, format="png")
 
 
 def _tile(sample: Sample) -> Image.Image:

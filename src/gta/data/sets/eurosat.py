@@ -17,7 +17,12 @@ _FOLDER = "eurosat"
 
 def _read(root: Path) -> Listing:
     listing = read_with(
-        "EuroSAT", _FOLDER, root, {"all": {}}, lambda data: ([path for path, _ in data.samples], data.targets)
+        "EuroSAT",
+        _FOLDER,
+        root,
+        {"all": {}},
+        lambda data: ([path for path, _ in data.samples], data.targets),
+        ("2750",),
     )
     splits: dict[str, list[Sample]] = {"train": [], "test": []}
     for label in range(len(listing.classes)):

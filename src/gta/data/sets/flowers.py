@@ -14,7 +14,8 @@ _FOLDER = "flowers-102"
 def _read(root: Path) -> Listing:
     need_scipy()
     splits = {split: {"split": split} for split in ("train", "val", "test")}
-    return read_with("Flowers102", _FOLDER, root, splits, lambda data: (data._image_files, data._labels))
+    needs = ("jpg", "imagelabels.mat", "setid.mat")
+    return read_with("Flowers102", _FOLDER, root, splits, lambda data: (data._image_files, data._labels), needs)
 
 
 def _fetch(root: Path) -> None:

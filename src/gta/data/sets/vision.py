@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gta.data.listing import Listing, Sample
+from gta.data.listing import Listing, Sample, need
 
 Reader = Callable[[Any], tuple[Sequence[Any], Sequence[int]]]
 
@@ -21,6 +21,7 @@ def read_with(
     root: Path,
     splits: Mapping[str, Mapping[str, Any]],
     files: Reader,
+    needs: Sequence[str],
     masks: Callable[[Any], Sequence[Any]] | None = None,
     mask_kind: str = "any",
 ) -> Listing:
@@ -32,6 +33,7 @@ def read_with(
         root: that folder under any name, or one above it.
         splits: per split of ours, the loader's arguments.
         files: image paths and labels of a loader.
+        needs: what must lie in the folder; loaders do not say what they miss.
         masks: mask paths of a loader, in the order of its images; those that are not there are left out.
         mask_kind: see `gta.data.images.open_mask`.
 
@@ -39,8 +41,7 @@ def read_with(
         RuntimeError, OSError, ValueError, KeyError: what the loader raises where something is not there.
     """
     base = _base(root, folder)
-    if not base.is_dir():
-        raise FileNotFoundError(f"no folder {root}")
+    need(base, needs)
     samples: dict[str, list[Sample]] = {}
     classes: tuple[str, ...] = ()
     with _called(folder, base) as parent:
