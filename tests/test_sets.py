@@ -155,6 +155,15 @@ def test_cars_in_one_folder_take_the_published_lists(tmp_path, small):
     assert [s.name for s in photos.train] == ["car_ims/000002.jpg", "car_ims/000004.jpg"]
 
 
+def test_eurosat_is_split_alike_from_either_archive(tmp_path, small):
+    root = archives.eurosat(tmp_path)
+    first = list_data(f"eurosat:{root}")
+    (root / "2750").rename(root / "EuroSAT_RGB")
+    second = list_data(f"eurosat:{root}")
+    assert [s.name for s in first.splits["test"]] == [s.name for s in second.splits["test"]]
+    assert first.splits["test"][0].name.startswith("AnnualCrop/")
+
+
 def test_what_is_missing_is_named(tmp_path, small):
     pytest.importorskip("scipy")
     root = archives.cars(tmp_path / "cars")

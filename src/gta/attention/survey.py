@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gta.attention.localise import correct_localisation, entropy, pointing_game
 from gta.attention.maps import logits_and_rows, patch_grid
-from gta.attention.metrics import object_mass, patch_attention
+from gta.attention.metrics import numbers_in, object_mass, patch_attention
 from gta.attention.segmentation import object_jaccard, protocol_of
 from gta.data.listing import Sample
 from gta.data.views import ObjectViews, loader
@@ -57,7 +57,7 @@ def survey(
     objects_seen = 0
     for images, objects in loader(views, BATCH, 0):
         attention, grid = last_attention(model, images), patch_grid(model, images)
-        objects_seen += sum(len(o.unique()) - int((o == 0).any()) for o in objects)
+        objects_seen += sum(len(numbers_in(o)) for o in objects)
         for name, values in (
             ("jaccard", object_jaccard(attention, objects, grid, rules)),
             ("pointing_game", pointing_game(attention, objects, grid)),
