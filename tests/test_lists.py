@@ -56,6 +56,7 @@ NAMES = [f"{c}/{c}_{i:04}.png" for c in ("Albatross", "Wren") for i in range(12)
         "train/{number}/{file}",  # Batch-Spectral-Shrinkage: paths alone, in folders of its own
         "images/{class}/{file} {number}",  # Transfer-Learning-Library: "path class"
         "train\\{class}\\{file} {class}",
+        "train/Boeing 71{number}/{file} {number}",
         "{class}/{file} 00{number}.Boeing {class} 7.7",
         "{file}",
     ],

@@ -40,7 +40,7 @@ OFFICIAL = {
     "pets": (37, 3680, 3669), "flowers": (102, 1020, 6149), "food101": (101, 75750, 25250), "dtd": (47, 1880, 1880),
     "eurosat": (10, 21600, 5400), "pcam": (2, 262144, 32768),
 }  # fmt: skip
-NEEDS = {"cars": "scipy", "dogs": "scipy", "flowers": "scipy", "pcam": "h5py"}
+NEEDS = {"pcam": "h5py"}
 
 
 def made(name, root):
@@ -145,7 +145,6 @@ def test_labels_are_the_lists_labels(tmp_path, small):
 
 def test_cars_in_one_folder_take_the_published_lists(tmp_path, small):
     """Batch-Spectral-Shrinkage numbers the cars as car_ims.tgz does."""
-    pytest.importorskip("scipy")
     root = archives.car_ims(tmp_path / "cars")
     listing = list_data(f"cars:{root}")
     assert listing.classes == ("AM General Hummer SUV 2000", "Acura RL Sedan 2012")
@@ -165,7 +164,6 @@ def test_eurosat_is_split_alike_from_either_archive(tmp_path, small):
 
 
 def test_what_is_missing_is_named(tmp_path, small):
-    pytest.importorskip("scipy")
     root = archives.cars(tmp_path / "cars")
     whole = list_data(f"cars:{root}")
     (root / "cars_test_annos_withlabels.mat").rename(root / "devkit/cars_test_annos_withlabels.mat")

@@ -102,10 +102,22 @@ def _harmless() -> Iterator[None]:
     if allow is None:
         yield
         return
-    number = np.float64(0).__reduce__()[0]
-    names = [(number, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    with allow([argparse.Namespace, pathlib.PosixPath, np.dtype, *{type(np.dtype(c)) for c in "?bhilBHILefd"}, *names]):
+    types = {type(np.dtype(code)) for code in "?bhilBHILefd"}
+    with allow([argparse.Namespace, pathlib.PosixPath, np.dtype, *types, *map(_number, ("core", "_core"))]):
         yield
+
+
+def _number(core: str) -> Any:
+    """numpy's reader of pickled numbers under the name it has in that module; torch goes by names."""
+    import numpy as np
+
+    reader = np.float64(0).__reduce__()[0]
+
+    def scalar(*given: Any) -> Any:
+        return reader(*given)
+
+    scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", "scalar"
+    return scalar
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
