@@ -15,7 +15,7 @@ from gta.data.images import open_rgb
 from gta.data.listing import Sample
 
 NEAR = 4  # bits of 64 that may differ
-_CHUNK = 1024
+_CHUNK = 256
 Pair = tuple[Sample, Sample]
 
 
@@ -51,7 +51,8 @@ def look_alikes(here: Sequence[Sample], there: Sequence[Sample], most: int = NEA
     first = torch.full((len(hashes),), len(one)).scatter_reduce(0, of, torch.arange(len(one)), "amin")
     pairs = []
     for start in range(0, len(two), _CHUNK):
-        distance, nearest = ((64 - two[start : start + _CHUNK] @ hashes.T) / 2).min(1)
+        likeness, nearest = (two[start : start + _CHUNK] @ hashes.T).max(1)
+        distance = (64 - likeness) / 2
         for j in (distance <= most).nonzero().flatten().tolist():
             pairs.append((int(distance[j]), int(first[nearest[j]]), start + j))
     return [(here[i], there[j]) for _, i, j in sorted(pairs)]
