@@ -68,6 +68,7 @@ WRAPPED = {
         "args": BAG,
     },
     "deit_small_patch16_224.pth": lambda w: {"model": w | CLASSIFIER},
+    "timm_model_best.pth.tar": lambda w: {"state_dict": plain(5), "state_dict_ema": w, "arch": "vit", "args": BAG},
     "lightning.ckpt": lambda w: {
         "state_dict": prefixed(w, "model.") | {"criterion.weight": torch.ones(3)},
         "pytorch-lightning_version": "2.6.0",

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gta.errors import GtaError
 
-_WRAPPERS = ("teacher", "student", "model_ema", "model", "state_dict")  # the first that is there wins
+_WRAPPERS = ("teacher", "student", "model_ema", "state_dict_ema", "model", "state_dict")  # the first that is there wins
 _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _INFLATION = 10  # times that an archive of weights may grow when unpacked; weights hardly compress at all
