@@ -231,6 +231,10 @@ def test_any_data_set_of_the_hub(tmp_path, monkeypatch):
     first = listing.splits["test"][0].path
     assert first.read_bytes() == (tmp_path / "test0.jpg").read_bytes()  # the file itself, not compressed again
     assert first.suffix == ".jpeg"
+    path = folder / "test-00000-of-00001.parquet"
+    secret = {"img": [str(tmp_path / "test0.jpg")], "label": [-1], "note": [""]}
+    datasets.Dataset.from_dict(secret, features=features).to_parquet(path)
+    assert set(list_data(f"hf:{folder}").splits) == {"train", "val"}  # as ImageNet's test images are published
     with pytest.raises(GtaError, match=r"'note' is no column of type ClassLabel.*\?label=COLUMN"):
         list_data(f"hf:{folder}?label=note")
     with pytest.raises(GtaError, match="config, image, label"):
