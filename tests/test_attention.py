@@ -199,11 +199,31 @@ def test_a_run_is_measured_with_its_own_weights_as_training_reports_it(photos, s
     save_weights(tmp_path / "run", tuned, about)
     reported = measure(tuned.eval(), source, source.info, read_photos(photos).test)
     for spec, prefix in ((tmp_path / "run", ""), (source_file, "source_")):
-        assert main(["attention", str(spec), "--data", str(photos), "--json"]) == 0
+        assert main(["attention", str(spec), "--data", str(photos), "--json", "--frame", "square"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["jaccard"] == pytest.approx(reported[f"{prefix}jaccard"], rel=1e-4)
         assert found["object_mass"] == pytest.approx(reported[f"{prefix}object_mass"], rel=1e-4)
     assert reported["object_mass"] != pytest.approx(reported["source_object_mass"], rel=1e-4)
+
+
+def test_whole_images_are_measured_and_the_central_square_on_request(make_photos, source_file, capsys):
+    """The object lies at the left edge of wide images: the published protocols, which crop nothing, see it."""
+    root = make_photos(splits={"train": 2, "test": 2})
+    for image in (root / "test").rglob("*.jpg"):
+        wide = Image.open(image).resize((90, 30))
+        wide.save(image)
+        mask = np.zeros((30, 90), dtype=np.uint8)
+        mask[:, :20] = 255
+        Image.fromarray(mask).save((root / "masks" / image.relative_to(root)).with_suffix(".png"))
+    assert main(["attention", str(source_file), "--data", str(root), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["frame"], found["images"]) == ("whole", 6)
+    views = ObjectViews(read_photos(root).test, 45, (0.0,) * 3, (1.0,) * 3)
+    assert (views[0][1] == (torch.arange(45) < 10).long()).all()
+    pixels = np.asarray(Image.open(read_photos(root).test[0].path).convert("RGB").resize((45, 45), 3)) / 255
+    np.testing.assert_allclose(views[0][0].permute(1, 2, 0).numpy(), pixels, atol=1e-6)
+    assert main(["attention", str(source_file), "--data", str(root), "--frame", "square"]) == 2
+    assert "no mask shows an object in the frame (square)" in capsys.readouterr().err
 
 
 def test_a_protocols_size_becomes_the_nearest_one_the_patches_divide(photos, source_file, capsys, monkeypatch):

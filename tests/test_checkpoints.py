@@ -68,6 +68,7 @@ WRAPPED = {
         "args": BAG,
     },
     "deit_small_patch16_224.pth": lambda w: {"model": w | CLASSIFIER},
+    "timm_model_best.pth.tar": lambda w: {"state_dict": plain(5), "state_dict_ema": w, "arch": "vit", "args": BAG},
     "lightning.ckpt": lambda w: {
         "state_dict": prefixed(w, "model.") | {"criterion.weight": torch.ones(3)},
         "pytorch-lightning_version": "2.6.0",
@@ -207,6 +208,13 @@ def test_mocov3_takes_the_base_encoder_with_its_twelve_heads(tmp_path):
     assert source.blocks[0].attn.num_heads == 12
 
 
+def test_mocov3s_encoder_alone_is_known_by_its_positions(tmp_path):
+    """The linear evaluation's files have plain names; the 12 heads must not be forgotten."""
+    w = plain(width=384) | {"pos_embed": o.moco_positions(384)}
+    content = {"state_dict": prefixed(w, "module.") | {"module.head.weight": torch.ones(9, 384)}, "arch": "vit_small"}
+    agrees(written(tmp_path / "linear-vit-s.pth.tar", content), o.plain_tokens(w, o.images(), heads=12), "MoCo v3")
+
+
 @pytest.mark.parametrize("prefix", ["", "encoder."])
 def test_beit_and_simmim_where_they_are_plain(tmp_path, prefix):
     w = plain()
@@ -259,6 +267,25 @@ def test_siglips_image_tower(tmp_path):
     torch.testing.assert_close(source(o.images()), o.jax_pooled(w, tokens), rtol=2e-4, atol=2e-4)
     with pytest.raises(gta.GtaError, match=r"no \[cls\] token"):
         gta.guide(gta.new_target(source, 3), source)
+
+
+@pytest.mark.parametrize("prefix", ["", "visual.trunk."])
+@pytest.mark.parametrize("name", ["siglip", "siglip_gap"])
+def test_siglip_under_timms_names(tmp_path, prefix, name):
+    """As OpenCLIP publishes it too: its pooling head, or its norm before the mean, must not be lost."""
+    args = {"img_size": 40, "patch_size": 8, "embed_dim": 128, "depth": 12, "num_heads": 2, "num_classes": 0}
+    model = timm.create_model(f"vit_base_patch16_{name}_224", **args).eval()
+    torch.nn.init.uniform_(model.norm.weight)
+    source = gta.load_source(written(tmp_path / "s.bin", prefixed(model.state_dict(), prefix)))
+    torch.testing.assert_close(source(o.images()), model(o.images()))
+    assert source.info.coverage == 1
+
+
+def test_registers_do_not_confuse_the_number_of_positions(tmp_path):
+    """9 positions and 5 prefix tokens: 3×3 patches, not 2×2 and the prefix."""
+    w = plain(scaled=True, positions=10) | {"mask_token": torch.zeros(1, o.WIDTH)}
+    w["register_tokens"] = torch.randn(1, 4, o.WIDTH)
+    assert gta.load_source(written(tmp_path / "r.pth", w)).info.image_size == 24
 
 
 def test_openais_clip(tmp_path):
@@ -321,6 +348,14 @@ def test_heads_of_the_wide_models():
         assert infer_architecture(tensors, Path("x.pth"))[1]["num_heads"] == heads
 
 
+def test_values_beside_the_weights_do_no_harm(tmp_path):
+    """Paths among Lightning's hyper-parameters, numpy's numbers among the results."""
+    w = plain()
+    more = {"hyper_parameters": {"data": tmp_path}, "best": np.float64(3.0), "epoch": np.int64(7)}
+    agrees(written(tmp_path / "l.ckpt", {"state_dict": prefixed(w, "model."), **more}),
+           o.plain_tokens(w, o.images()), "plain")  # fmt: skip
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(gta.GtaError) as refused:
         gta.load_source(path)
@@ -338,7 +373,8 @@ def refusal(path: Path) -> str:
          ("not a plain ViT", "lacks blocks.0.norm1.weight", "layers.0")),
         (prefixed({k: v for k, v in plain().items() if k != "patch_embed.proj.weight"}, "module.base_encoder."),
          ("MoCo v3", "lacks base_encoder.patch_embed.proj.weight")),
-        ({"vision_model.encoder.layers.0.self_attn.q_proj.weight": torch.ones(3, 3)}, ("no known layout", "q_proj")),
+        ({"vision_model.encoder.layers.0.self_attn.q_proj.weight": torch.ones(3, 3)},
+         ("no known layout", "q_proj", "transformers' names", "config.json")),
     ],
 )  # fmt: skip
 def test_the_nearest_layout_and_what_differs_are_named(tmp_path, content, words):
@@ -352,6 +388,22 @@ def test_a_partial_file_is_refused_under_its_layouts_name(tmp_path):
     told = refusal(path)
     assert "read as MoCo v3, fills only" in told
     assert "blocks.1.norm1.weight" in told
+
+
+@pytest.mark.parametrize("change", ["left out", "of another shape", "whole numbers"])
+def test_a_file_without_one_matrix_is_partial(tmp_path, change):
+    """42 of 43 keys are more than 95 %, but nobody guides towards random weights."""
+    w = plain()
+    key = "blocks.1.attn.qkv.weight"
+    w[key] = {"left out": w[key], "of another shape": w[key][1:], "whole numbers": w[key].long()}[change]
+    if change == "left out":
+        del w[key]
+    assert "Missing: blocks.1.attn.qkv.weight." in refusal(written(tmp_path / "p.pth", w))
+
+
+def test_a_hybrid_with_a_resnet_is_refused(tmp_path):
+    w = o.random_tensors(o.jax_shapes() | {"embedding/kernel": (1, 1, 64, o.WIDTH), "conv_root/kernel": (7, 7, 3, 8)})
+    assert "R26.npz: this is a hybrid" in refusal(written(tmp_path / "R26.npz", w))
 
 
 class Exploding:
@@ -371,6 +423,7 @@ def test_pickles_that_run_code_are_refused_unrun(tmp_path, name):
         bag = argparse.Namespace(inside=bomb) if name.startswith("inside") else bomb
         torch.save({"state_dict": plain(), "args": bag}, path)
     assert "never run" in refusal(path)
+    assert name.startswith("raw") or "it holds getattr" in refusal(path)
     assert not (tmp_path / "exploded").exists()
 
 
@@ -398,6 +451,22 @@ def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path):
     """A stride of zero makes a terabyte of four bytes."""
     path = written(tmp_path / "wide.pth", plain() | {"huge": torch.zeros(1).expand(1 << 40)})
     assert "tensors claim 4,398" in refusal(path)
+
+
+def test_an_array_that_claims_terabytes_is_refused(tmp_path):
+    np.savez(tmp_path / "lie.npz", **{"embedding/kernel": np.zeros(3, dtype=np.float32)})
+    with zipfile.ZipFile(tmp_path / "lie.npz") as archive:
+        content = archive.read("embedding/kernel.npy")
+    with zipfile.ZipFile(tmp_path / "lie.npz", "w") as archive:
+        archive.writestr("embedding/kernel.npy", content.replace(b"(3,), }" + b" " * 14, b"(1099511627776,), }  "))
+    assert "cannot be read as plain arrays (MemoryError" in refusal(tmp_path / "lie.npz")
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda t: t.to("meta"), lambda t: t[:0]])
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path, change):
+    w = plain()
+    w["patch_embed.proj.weight"] = change(w["patch_embed.proj.weight"])
+    assert "empty" in refusal(written(tmp_path / "t.pth", w))
 
 
 def test_a_truncated_safetensors_and_a_depth_of_a_million_are_refused(tmp_path):

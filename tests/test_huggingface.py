@@ -113,3 +113,15 @@ def test_gta_train_says_that_it_takes_models_of_timm(tmp_path, capsys):
     assert main(["train", *words, "--out", str(tmp_path / "run")]) == 2
     assert "examples/transformers_trainer.py" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_code_beside_a_config_is_neither_run_nor_asked_for(tmp_path, monkeypatch, capsys):
+    """transformers would ask on the terminal whether to run it."""
+    config = {"model_type": "strange", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(gta.GtaError, match="could not be loaded by transformers"):
+        gta.load_source(tmp_path)
+    assert not (tmp_path / "ran").exists()
+    assert "run the custom code" not in capsys.readouterr().out

@@ -8,6 +8,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gta import GtaError
@@ -55,6 +56,8 @@ NAMES = [f"{c}/{c}_{i:04}.png" for c in ("Albatross", "Wren") for i in range(12)
         "train/{number}/{file}",  # Batch-Spectral-Shrinkage: paths alone, in folders of its own
         "images/{class}/{file} {number}",  # Transfer-Learning-Library: "path class"
         "train\\{class}\\{file} {class}",
+        "train/Boeing 71{number}/{file} {number}",
+        "{class}/{file} 00{number}.Boeing {class} 7.7",
         "{file}",
     ],
 )
@@ -131,6 +134,31 @@ def test_the_check_finds_what_is_wrong(photos, tmp_path, capsys):
     told = capsys.readouterr()
     assert "same_file: train/class 0/000.jpg and test/class 1/copy.jpg" in told.out
     assert "broken.jpg: empty file" in told.err
+
+
+def test_each_test_image_is_paired_once_however_many_look_like_it(tmp_path, monkeypatch):
+    """A thousand copies on either side are a thousand pairs, not a million."""
+    from gta.data import duplicates
+
+    samples = [Sample(tmp_path / f"{i}.png", f"{i}.png", 0) for i in range(2000)]
+    bits = torch.cat([torch.ones(1000, 64), torch.ones(1000, 64)])
+    bits[500:1000, 0], bits[1500:, 1] = -1, -1
+    monkeypatch.setattr(duplicates, "_bits", lambda of: bits[[int(s.name[:-4]) for s in of]])
+    pairs = look_alikes(samples[:1000], samples[1000:])
+    assert pairs == [(samples[0], t) for t in samples[1000:]]  # the nearest, of them the first
+    same = duplicates.same_files(samples[:1000], samples[1000:], dict.fromkeys((s.path for s in samples), "0"))
+    assert same == pairs
+    assert look_alikes([], samples) == look_alikes(samples, []) == []
+
+
+@pytest.mark.parametrize("words", [["check", "--pictures"], ["manifest", "--out"]])
+def test_what_cannot_be_written_is_told_and_leaves_nothing(photos, tmp_path, capsys, words):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").write_text("")
+    for place in ("taken", "file/x.png"):
+        assert main(["data", words[0], str(photos), words[1], str(tmp_path / place)]) == 2
+        assert f"{words[1]} {tmp_path / place} cannot be written" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir() if p != photos) == ["file", "taken"]
 
 
 def test_the_manifest_command(photos, tmp_path, capsys):

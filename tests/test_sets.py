@@ -40,7 +40,7 @@ OFFICIAL = {
     "pets": (37, 3680, 3669), "flowers": (102, 1020, 6149), "food101": (101, 75750, 25250), "dtd": (47, 1880, 1880),
     "eurosat": (10, 21600, 5400), "pcam": (2, 262144, 32768),
 }  # fmt: skip
-NEEDS = {"cars": "scipy", "dogs": "scipy", "flowers": "scipy", "pcam": "h5py"}
+NEEDS = {"pcam": "h5py"}
 
 
 def made(name, root):
@@ -56,10 +56,6 @@ def small(monkeypatch):
         module = import_module(SETS[name])
         classes = 102 if name == "flowers" else 2  # torchvision knows the names of all flowers
         monkeypatch.setattr(module, "SET", replace(module.SET, expected=counts, classes=classes))
-    from torchvision.datasets import Flowers102
-
-    files = {key: (value[0], None) for key, value in Flowers102._file_dict.items()}  # not the official files' MD5
-    monkeypatch.setattr(Flowers102, "_file_dict", files)
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -87,12 +83,8 @@ def test_official_counts(name):
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_another_count_than_the_official_is_told_with_where_to_get_it(tmp_path, name, monkeypatch):
+def test_another_count_than_the_official_is_told_with_where_to_get_it(tmp_path, name):
     root = made(name, tmp_path / "part")
-    if name == "flowers":
-        from torchvision.datasets import Flowers102
-
-        monkeypatch.setattr(Flowers102, "_file_dict", {k: (v[0], None) for k, v in Flowers102._file_dict.items()})
     with pytest.raises(GtaError) as refusal:
         list_data(f"{name}:{root}")
     for word in (f"{COUNTS[name]['train']} train images", f"{OFFICIAL[name][1]:,}", "not the whole", "CSV"):
@@ -145,7 +137,6 @@ def test_labels_are_the_lists_labels(tmp_path, small):
 
 def test_cars_in_one_folder_take_the_published_lists(tmp_path, small):
     """Batch-Spectral-Shrinkage numbers the cars as car_ims.tgz does."""
-    pytest.importorskip("scipy")
     root = archives.car_ims(tmp_path / "cars")
     listing = list_data(f"cars:{root}")
     assert listing.classes == ("AM General Hummer SUV 2000", "Acura RL Sedan 2012")
@@ -153,6 +144,30 @@ def test_cars_in_one_folder_take_the_published_lists(tmp_path, small):
     (tmp_path / "list.txt").write_text("train/1/000002.jpg\ntrain/2/000004.jpg\n")
     photos = read_photos(f"cars:{root}", subset_list=tmp_path / "list.txt")
     assert [s.name for s in photos.train] == ["car_ims/000002.jpg", "car_ims/000004.jpg"]
+
+
+def test_eurosat_is_split_alike_from_either_archive(tmp_path, small):
+    root = archives.eurosat(tmp_path)
+    first = list_data(f"eurosat:{root}")
+    (root / "2750").rename(root / "EuroSAT_RGB")
+    second = list_data(f"eurosat:{root}")
+    assert [s.name for s in first.splits["test"]] == [s.name for s in second.splits["test"]]
+    assert first.splits["test"][0].name.startswith("AnnualCrop/")
+
+
+def test_what_is_missing_is_named(tmp_path, small):
+    root = archives.cars(tmp_path / "cars")
+    whole = list_data(f"cars:{root}")
+    (root / "cars_test_annos_withlabels.mat").rename(root / "devkit/cars_test_annos_withlabels.mat")
+    assert list_data(f"cars:{root}") == whole  # many keep it there
+    (root / "devkit/cars_test_annos_withlabels.mat").unlink()
+    with pytest.raises(GtaError, match=r"no cars_test_annos_withlabels\.mat in .*mirrors carry"):
+        list_data(f"cars:{root}")
+    pets = archives.pets(tmp_path / "pets")
+    shutil.rmtree(pets / "images")
+    (pets / "annotations/test.txt").unlink()
+    with pytest.raises(GtaError, match=r"there is no images and no annotations/test\.txt in .*images\.tar\.gz"):
+        list_data(f"pets:{pets}")
 
 
 def test_masks_of_birds_follow_the_majority_and_of_pets_the_trimap(tmp_path, small):
@@ -216,6 +231,10 @@ def test_any_data_set_of_the_hub(tmp_path, monkeypatch):
     first = listing.splits["test"][0].path
     assert first.read_bytes() == (tmp_path / "test0.jpg").read_bytes()  # the file itself, not compressed again
     assert first.suffix == ".jpeg"
+    path = folder / "test-00000-of-00001.parquet"
+    secret = {"img": [str(tmp_path / "test0.jpg")], "label": [-1], "note": [""]}
+    datasets.Dataset.from_dict(secret, features=features).to_parquet(path)
+    assert set(list_data(f"hf:{folder}").splits) == {"train", "val"}  # as ImageNet's test images are published
     with pytest.raises(GtaError, match=r"'note' is no column of type ClassLabel.*\?label=COLUMN"):
         list_data(f"hf:{folder}?label=note")
     with pytest.raises(GtaError, match="config, image, label"):

@@ -145,6 +145,7 @@ def attention(
     data: str | None = None,
     split: Literal["train", "val", "test"] = "test",
     protocol: Literal["dino", "merged", "wide", "foreground"] = "dino",
+    frame: Literal["whole", "square"] = "whole",
     image_size: int | None = None,
     heads: int | None = None,
     out: str | None = None,
@@ -159,6 +160,7 @@ def attention(
         split: Which of its splits.
         protocol: dino (top 60 % of each head, best head of each object), merged (mean of the heads), wide (top 90 %
             at 512 px), foreground (all objects of an image as one).
+        frame: whole images squeezed into a square, as the protocols have it, or the central square, as in results.json.
         image_size: Side of the images in px; by default the protocol's, or the one the model was trained at.
         heads: Attention heads, where they are not width / 64 and the file does not say.
         out: PNG file to draw the images' attention into, per head and their mean.
@@ -173,7 +175,9 @@ def attention(
     if data is not None:
         from gta.data.folder import read_photos
 
-        _print(survey(spec, read_photos(data).split(split), protocol, image_size, heads), as_json, title="attention")
+        _print(
+            survey(spec, read_photos(data).split(split), protocol, image_size, heads, frame), as_json, title="attention"
+        )
         return
     if out is None:
         raise GtaError("--out is missing: give the PNG file to draw into.")

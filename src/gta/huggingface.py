@@ -33,10 +33,14 @@ def load(spec: str, image_size: int | None) -> nn.Module:
         raise GtaError(f'{spec!r} needs transformers: pip install "gta-vit[transformers]"') from error
     name = spec.removeprefix("hf:")
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(name)
+        config: Any = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
         tower = getattr(config, "vision_config", None)
         model, found = transformers.AutoModel.from_pretrained(
-            name, config=tower or config, attn_implementation="sdpa", output_loading_info=True
+            name,
+            config=tower or config,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            trust_remote_code=False,  # neither run nor asked for
         )
     except Exception as error:  # hub clients raise errors of many packages
         raise GtaError(

@@ -82,8 +82,8 @@ def load_source(spec: str | Path, image_size: int | None = None, *, heads: int |
         A ViT of timm in float32; of transformers where the spec says so.
 
     Raises:
-        GtaError: nothing there, not loadable without running code, not a plain ViT, less than 95 % of the
-            model's keys filled, weights that are not finite, or an image size the patches do not divide.
+        GtaError: nothing there, not loadable without running code, not a plain ViT, a matrix or over 5 % of the
+            model's keys not filled, weights that are not finite, or an image size the patches do not divide.
     """
     spec = str(spec)
     if image_size is not None and image_size < 1:
@@ -256,7 +256,7 @@ def _fill(
         converted = checkpoint_filter_fn(found.tensors, model)  # resamples the position embedding
     except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         raise GtaError(f"{spec}: its position or patch embedding does not fit {architecture}: {error}") from error
-    fitting = {k: v for k, v in converted.items() if k in wanted and v.shape == wanted[k]}
+    fitting = {k: v for k, v in converted.items() if k in wanted and v.shape == wanted[k] and v.is_floating_point()}
     info = SourceInfo(
         spec=spec,
         architecture=architecture,
@@ -268,11 +268,13 @@ def _fill(
         missing=tuple(k for k in wanted if k not in fitting),
         unexpected=tuple(k for k in converted if k not in wanted),
     )
-    if info.coverage < MIN_COVERAGE:
+    matrices = tuple(k for k in info.missing if len(wanted[k]) > 1)
+    missing = info.missing if info.coverage < MIN_COVERAGE else matrices
+    if missing:
         raise GtaError(
             f"{spec}, read as {layout}, fills only {len(info.matched)} of {len(wanted)} keys ({info.coverage:.0%}) of "
-            f"{architecture} {args}, where {MIN_COVERAGE:.0%} are needed: the file is partial or of another "
-            f"architecture. Missing: {some(info.missing)}. Not used: {some(info.unexpected)}."
+            f"{architecture} {args}, where {MIN_COVERAGE:.0%} and every matrix are needed: the file is partial or of "
+            f"another architecture. Missing: {some(missing)}. Not used: {some(info.unexpected)}."
         )
     if info.missing:
         warnings.warn(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from gta.attention.metrics import mean_map, top_mass
+from gta.attention.metrics import mean_map, numbers_in, top_mass
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in px
 
@@ -60,7 +60,7 @@ def correct_localisation(
         down, across = (side / n for side, n in zip(numbers.shape, grid, strict=True))
         left, top, right, bottom = tight_box(largest_part(patches))
         box = (left * across, top * down, right * across, bottom * down)
-        truths = [tight_box(numbers == n) for n in numbers.unique() if n != 0]
+        truths = [tight_box(numbers == n) for n in numbers_in(numbers)]
         hits.append(float(any(box_overlap(box, truth) >= overlap for truth in truths)) if truths else math.nan)
     return torch.tensor(hits)
 

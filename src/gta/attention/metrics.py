@@ -41,6 +41,11 @@ def object_mass(attention: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tenso
     return (mean_map(attention) * area).sum(-1)
 
 
+def numbers_in(objects: Tensor) -> list[int]:
+    """The numbers of an image's objects, (height, width) int64, without the background's 0."""
+    return [n for n in objects.flatten().bincount().nonzero().flatten().tolist() if n]
+
+
 def top_mass(attention: Tensor, mass: float) -> Tensor:
     """The patches that together hold the largest `mass` of each map: (…, N) -> (…, N) bool.
 

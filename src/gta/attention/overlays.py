@@ -14,6 +14,7 @@ from gta.attention.survey import last_attention
 from gta.data.images import open_rgb
 from gta.data.views import test_view
 from gta.sources import source_info
+from gta.whole import written
 
 
 def draw_overlays(model: nn.Module, images: Sequence[Path], out: Path) -> tuple[int, int]:
@@ -57,6 +58,6 @@ def draw_overlays(model: nn.Module, images: Sequence[Path], out: Path) -> tuple[
             alpha = 0.35 + 0.5 * strength
             axis.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=alpha, extent=edges, interpolation="nearest")
             axis.set_title(f"head {number - 1}" if number else "mean of heads", fontsize=8)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, format="png")
+    with written(out, "--out") as new:
+        figure.savefig(new, format="png")
     return len(lines), columns - 2

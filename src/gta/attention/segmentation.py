@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gta.attention.metrics import mean_map, top_mass
+from gta.attention.metrics import mean_map, numbers_in, top_mass
 from gta.errors import GtaError
 
 
@@ -63,7 +63,7 @@ def object_jaccard(attention: Tensor, objects: Tensor, grid: tuple[int, int], pr
         objects = (objects > 0).long()
     scores = []
     for masks, numbers in zip(pixels, objects, strict=True):
-        best = [_overlap(masks, numbers == n).max() for n in numbers.unique() if n != 0]
+        best = [_overlap(masks, numbers == n).max() for n in numbers_in(numbers)]
         scores.append(torch.stack(best).mean() if best else torch.full((), torch.nan, device=objects.device))
     return torch.stack(scores)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gta.attention.localise import correct_localisation, entropy, pointing_game
 from gta.attention.maps import logits_and_rows, patch_grid
-from gta.attention.metrics import object_mass, patch_attention
+from gta.attention.metrics import numbers_in, object_mass, patch_attention
 from gta.attention.segmentation import object_jaccard, protocol_of
 from gta.data.listing import Sample
 from gta.data.views import ObjectViews, loader
@@ -27,6 +27,7 @@ def survey(
     protocol: str = "dino",
     image_size: int | None = None,
     heads: int | None = None,
+    frame: str = "whole",
 ) -> dict[str, Any]:
     """Attention measures of a source or a run.
 
@@ -36,6 +37,7 @@ def survey(
         protocol: a name of `PROTOCOLS`.
         image_size: side in px; None for the protocol's, or the one the weights were trained at.
         heads: attention heads, where the file does not say.
+        frame: "whole" squeezes each image into a square, "square" takes its central one.
 
     Returns:
         images and objects measured, image_size, and the means over images of jaccard, pointing_game, corloc,
@@ -50,12 +52,12 @@ def survey(
         raise GtaError("none of the images has a mask: these measures need masks/SPLIT/CLASS/NAME.png, or cub, pets, …")
     model = load_attentive(spec, image_size or rules.image_size, heads, rounded=image_size is None)
     info = source_info(model)
-    views = ObjectViews(masked, info.image_size, info.mean, info.std)
+    views = ObjectViews(masked, info.image_size, info.mean, info.std, frame)
     found: dict[str, list[Tensor]] = {}
     objects_seen = 0
     for images, objects in loader(views, BATCH, 0):
         attention, grid = last_attention(model, images), patch_grid(model, images)
-        objects_seen += sum(len(o.unique()) - int((o == 0).any()) for o in objects)
+        objects_seen += sum(len(numbers_in(o)) for o in objects)
         for name, values in (
             ("jaccard", object_jaccard(attention, objects, grid, rules)),
             ("pointing_game", pointing_game(attention, objects, grid)),
@@ -67,10 +69,11 @@ def survey(
     columns = {name: torch.cat(values) for name, values in found.items()}
     there = ~columns["jaccard"].isnan()  # an object lies in the frame
     if not there.any():
-        raise GtaError("no mask shows an object within the central square of its image.")
+        raise GtaError(f"no mask shows an object in the frame ({frame}) of its image.")
     return {
         "spec": spec,
         "protocol": protocol,
+        "frame": frame,
         "image_size": info.image_size,
         "images": int(there.sum()),
         "objects": objects_seen,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gta.checkpoints.layout import Converted, Layout, Tensors
+from gta.errors import GtaError
 
 _HALF = (0.5, 0.5, 0.5)
 _STEM = "embedding/kernel"
@@ -19,6 +20,8 @@ _ATTENTION, _MLP = "MultiHeadDotProductAttention", "MlpBlock"
 
 
 def _convert(tensors: Tensors) -> Converted:
+    if "conv_root/kernel" in tensors:
+        raise GtaError("this is a hybrid: its patches come out of a ResNet (conv_root/kernel). Use a plain ViT's file.")
     theirs = _unstacked(tensors)
     out: Tensors = {"patch_embed.proj.weight": theirs[_STEM].permute(3, 2, 0, 1)}
     plain = {

@@ -1,15 +1,17 @@
 """The image tower of CLIP (Radford et al. 2021, github.com/openai/CLIP) and OpenCLIP, among the keys `visual.`.
 
 OpenAI's models have QuickGELU, most of OpenCLIP's have GELU, and no key tells: OpenAI's files are known by the
-`input_resolution` and `context_length` they carry. For others GELU is taken, with a warning.
+`input_resolution` and `context_length` they carry. For others GELU is taken, with a warning. SigLIP (Zhai et al. 2023)
+under timm's names, as OpenCLIP's `visual.trunk.` too, pools by attention.
 """
 
 from __future__ import annotations
 
-from gta.checkpoints.layout import Converted, Layout, Tensors
+from gta.checkpoints.layout import PLAIN, STEM, Converted, Layout, Tensors
 
 _MEAN = (0.48145466, 0.4578275, 0.40821073)
 _STD = (0.26862954, 0.26130258, 0.27577711)
+_HALF = (0.5, 0.5, 0.5)
 _GUESS = (
     "no key of it says whether it has GELU or QuickGELU: GELU is taken. If it is OpenAI's, MetaCLIP's or DFN's, save "
     "it as .safetensors with the metadata architecture, such as vit_base_patch16_clip_quickgelu_224"
@@ -62,4 +64,11 @@ CLIP = Layout(
     ),
     _convert,
     marks=("visual.conv1.weight",),
+)
+SIGLIP = Layout(
+    "SigLIP under timm's names",
+    STEM,
+    (*PLAIN[1:], "attn_pool.latent"),
+    lambda tensors: Converted(tensors, "vit_base_patch16_siglip_224", {"global_pool": "map"}, _HALF, _HALF),
+    marks=("attn_pool.latent",),
 )

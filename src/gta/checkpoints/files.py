@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pathlib
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from gta.errors import GtaError
 
-_WRAPPERS = ("teacher", "student", "model_ema", "model", "state_dict")  # the first that is there wins
+_WRAPPERS = ("teacher", "student", "model_ema", "state_dict_ema", "model", "state_dict")  # the first that is there wins
 _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _INFLATION = 10  # times that an archive of weights may grow when unpacked; weights hardly compress at all
@@ -56,6 +57,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise GtaError(
             f"source {str(path)!r} ends in {path.suffix!r}; read are .safetensors, .npz, {', '.join(_PICKLES)}."
         )
+    strange = [k for k, t in tensors.items() if t.layout != torch.strided or t.is_meta or t.is_quantized]
+    if strange:
+        raise GtaError(f"{path} holds sparse, quantised or empty tensors, {strange[0]} among them: save dense ones.")
     claimed = sum(t.numel() * t.element_size() for t in tensors.values())
     if claimed > _INFLATION * path.stat().st_size + _SLACK:
         raise GtaError(
@@ -83,21 +87,37 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch raise errors of many kinds on damaged files
         raise GtaError(
-            f"{path} cannot be read as plain tensors ({type(error).__name__}: {_first_line(error)})."
-            " It is damaged or holds Python objects, which are never run here: save its state_dict as "
-            ".safetensors where you trust it."
+            f"{path} cannot be read as plain tensors ({_reason(error)}). It is damaged or holds Python objects, which "
+            "are never run here: save its state_dict as .safetensors where you trust it."
         ) from error
 
 
 @contextmanager
 def _harmless() -> Iterator[None]:
-    """Let through argparse.Namespace, a bag of values, in which DINO, iBOT and MAE keep their options."""
+    """Let through what keeps values and runs nothing: argparse.Namespace, in which DINO, iBOT and MAE have their
+    options, paths, and numpy's numbers, under the name of their reader in numpy 1 and 2."""
+    import numpy as np
+
     allow = getattr(torch.serialization, "safe_globals", None)  # not in torch 2.4, which refuses such files
     if allow is None:
         yield
-    else:
-        with allow([argparse.Namespace]):
-            yield
+        return
+    types = {type(np.dtype(code)) for code in "?bhilBHILefd"}
+    with allow([argparse.Namespace, pathlib.PosixPath, np.dtype, *types, *map(_number, ("core", "_core"))]):
+        yield
+
+
+def _number(core: str) -> Any:
+    """numpy's reader of pickled numbers under the name it has in that module; torch goes by names."""
+    import numpy as np
+
+    reader = np.float64(0).__reduce__()[0]
+
+    def scalar(*given: Any) -> Any:
+        return reader(*given)
+
+    scalar.__module__, scalar.__qualname__ = f"numpy.{core}.multiarray", "scalar"
+    return scalar
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
@@ -109,10 +129,10 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             read = {k: _tensor(arrays[k]) for k in arrays.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, MemoryError) as error:
         raise GtaError(
-            f"{path} cannot be read as plain arrays ({type(error).__name__}: {_first_line(error)}). It is damaged or "
-            "holds Python objects, which are never run here."
+            f"{path} cannot be read as plain arrays ({_reason(error)}). It is damaged or holds Python objects, which "
+            "are never run here."
         ) from error
     return {k: v for k, v in read.items() if v is not None}
 
@@ -173,5 +193,10 @@ def _folder_metadata(config: Path) -> dict[str, str]:
     return {"architecture": str(architecture), "model_args": json.dumps(args), **known}
 
 
-def _first_line(error: Exception) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0][:160] or "no more is known"
+def _reason(error: Exception) -> str:
+    """What torch or numpy could not read: the foreign object where one is named, else the first line."""
+    foreign = re.search(r"GLOBAL (\S+)", str(error))
+    if foreign:
+        return f"it holds {foreign[1]}"
+    line = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line[:160] or 'no more is known'}"

@@ -27,12 +27,18 @@ def sin_cos_positions(side: int, width: int) -> Tensor:
     return torch.cat([torch.zeros(1, width), grid.reshape(side * side, width).float()])[None]
 
 
+def square_side(position: Tensor) -> int:
+    """Patches along the side of positions (1, 1 + side², width); 0 where they are not of that form."""
+    side = math.isqrt(max(0, position.shape[1] - 1)) if position.ndim == 3 else 0
+    return side if side and position.shape[1] == side * side + 1 and position.shape[2] % 4 == 0 else 0
+
+
 def _is_mae(tensors: Tensors) -> bool:
     if "decoder_embed.weight" in tensors:
         return True
     position = tensors["pos_embed"]
-    side = math.isqrt(max(0, position.shape[1] - 1)) if position.ndim == 3 else 0
-    if side == 0 or position.shape[1] != side * side + 1 or position.shape[2] % 4:
+    side = square_side(position)
+    if side == 0:
         return False
     return torch.allclose(position.float(), sin_cos_positions(side, position.shape[2]), atol=2e-3)
 

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from gta.checkpoints.augreg import AUGREG, BIG_VISION
 from gta.checkpoints.beit import BEIT
-from gta.checkpoints.clip import CLIP
+from gta.checkpoints.clip import CLIP, SIGLIP
 from gta.checkpoints.dinov2 import DINOV2
 from gta.checkpoints.dinov3 import DINOV3
 from gta.checkpoints.layout import Converted, Layout, Tensors
 from gta.checkpoints.mae import MAE
-from gta.checkpoints.mocov3 import MOCOV3
+from gta.checkpoints.mocov3 import MOCOV3, MOCOV3_ALONE
 from gta.checkpoints.plain import DEIT3, IBOT, PLAIN_VIT
 from gta.errors import GtaError
 
 # The first that fits is taken; the plain names come last, as several families have them too.
-LAYOUTS = (MOCOV3, DINOV3, CLIP, AUGREG, BIG_VISION, BEIT, MAE, DINOV2, IBOT, DEIT3, PLAIN_VIT)
+LAYOUTS = (MOCOV3, DINOV3, CLIP, AUGREG, BIG_VISION, SIGLIP, BEIT, MAE, MOCOV3_ALONE, DINOV2, IBOT, DEIT3, PLAIN_VIT)
+
+_TRANSFORMERS = ("embeddings.patch_embedding", ".attention.attention.query.", ".self_attn.q_proj.")
 
 
 def recognise(tensors: Tensors, path: Path) -> tuple[Layout, Converted]:
@@ -36,8 +38,16 @@ def recognise(tensors: Tensors, path: Path) -> tuple[Layout, Converted]:
         inside = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if all(mark in inside for mark in layout.marks) and (layout.sign is None or layout.sign(inside)):
             others = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
-            found = layout.convert(inside)
+            try:
+                found = layout.convert(inside)
+            except GtaError as error:
+                raise GtaError(f"{path}: {error}") from None
             return layout, replace(found, tensors=others | found.tensors)
+    if any(part in k for k in tensors for part in _TRANSFORMERS):
+        raise GtaError(
+            f"{path} is of no known layout, but has transformers' names, {some(list(tensors))}: give the folder in "
+            "which its config.json lies."
+        )
     raise GtaError(f"{path} is of no known layout. {nearest(tensors)}")
 
 

@@ -32,12 +32,15 @@ def infer_architecture(
             f"{path}: its patch embedding has shape {tuple(shape)}, where (width, channels, patch, patch) is that of "
             "a plain ViT for images."
         )
+    if min(shape) < 1:
+        raise GtaError(f"{path}: its patch embedding has shape {tuple(shape)}: it is empty.")
     width, channels, patch, _ = shape
     for name in ("cls_token", "dist_token", "reg_token", "pos_embed"):
         if name in tensors and tensors[name].ndim != 3:
             raise GtaError(f"{path}: {name} has shape {tuple(tensors[name].shape)}, where (1, tokens, width) is usual.")
-    blocks = [int(k.split(".")[1]) for k in tensors if k.startswith("blocks.") and k.split(".")[1].isdigit()]
-    if not blocks or "blocks.0.attn.qkv.weight" not in tensors or "blocks.0.mlp.fc1.weight" not in tensors:
+    blocks = [int(k.split(".")[1]) for k in tensors if k.startswith("blocks.") and k.split(".")[1].isdecimal()]
+    matrices = [tensors.get(f"blocks.0.{name}.weight") for name in ("attn.qkv", "mlp.fc1")]
+    if not blocks or any(matrix is None or matrix.ndim != 2 for matrix in matrices):
         raise GtaError(
             f"{path} has a patch embedding but no blocks.N.attn.qkv and blocks.N.mlp.fc1: not a plain ViT. "
             f"{nearest(dict(tensors))}"
@@ -71,13 +74,12 @@ def infer_architecture(
         "global_pool": "avg" if "fc_norm.weight" in tensors and "norm.weight" not in tensors else None,
     }
     if "cls_token" not in tensors:
-        optional["class_token"] = False
-        optional["global_pool"] = "avg"
+        optional |= {"class_token": False, "global_pool": "avg", "fc_norm": "fc_norm.weight" in tensors}
     args |= {k: v for k, v in optional.items() if v is not None}
     if "pos_embed" not in tensors:
         raise GtaError(f"{path} has no pos_embed: ViTs without learned positions cannot be rebuilt from shapes.")
     length = tensors["pos_embed"].shape[1]
-    for positions in dict.fromkeys((prefix, 0)):
+    for positions in (0, prefix) if registers else (prefix, 0):  # no ViT published with registers places the prefix
         side = math.isqrt(max(0, length - positions))
         if side > 0 and side * side == length - positions:
             args["img_size"] = side * patch

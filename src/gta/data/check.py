@@ -26,8 +26,8 @@ class Checked:
     Attributes:
         summary: numbers by name, in the order to print.
         unreadable: files that cannot be used, with the reason.
-        same: pairs (training image, test image) with the same bytes.
-        alike: further pairs that look the same.
+        same: test images with the bytes of a training (or validation) image, as pairs (that one, test image).
+        alike: further test images that look like one, with the nearest.
     """
 
     summary: dict[str, Any]
@@ -58,8 +58,8 @@ def check_data(spec: str, pictures: Path | None = None, download: bool = False) 
     sums = {path: sha for path, (sha, _) in good.items()}
     before, test = [*there["train"], *there.get("val", ())], there.get("test", [])
     same = same_files(before, test, sums)
-    known = {(s.name, t.name) for s, t in same}
-    alike = [(s, t) for s, t in look_alikes(before, test) if (s.name, t.name) not in known]
+    known = {t.name for _, t in same}
+    alike = look_alikes(before, [t for t in test if t.name not in known])
     if pictures is not None:
         draw_sheet(_spread(there["train"]), listing.classes, [*same, *alike][:SHOWN], pictures)
     return Checked(

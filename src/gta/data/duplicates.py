@@ -15,25 +15,26 @@ from gta.data.images import open_rgb
 from gta.data.listing import Sample
 
 NEAR = 4  # bits of 64 that may differ
-_CHUNK = 2048
+_CHUNK = 256
 Pair = tuple[Sample, Sample]
 
 
 def same_files(here: Sequence[Sample], there: Sequence[Sample], sums: Mapping[Path, str]) -> list[Pair]:
-    """Pairs of samples whose files have the same bytes.
+    """Each sample of `there` whose file has the same bytes as one of `here`, with the first of those.
 
     Args:
         here, there: samples of two splits.
         sums: SHA-256 per file.
     """
-    by_sum: dict[str, list[Sample]] = {}
+    first: dict[str, Sample] = {}
     for s in here:
-        by_sum.setdefault(sums[s.path], []).append(s)
-    return [(s, t) for t in there for s in by_sum.get(sums[t.path], ())]
+        first.setdefault(sums[s.path], s)
+    return [(first[sums[t.path]], t) for t in there if sums[t.path] in first]
 
 
 def look_alikes(here: Sequence[Sample], there: Sequence[Sample], most: int = NEAR) -> list[Pair]:
-    """Pairs of samples whose difference hashes differ in few bits: the same picture resized or compressed again.
+    """Each sample of `there` whose difference hash differs in few bits from one of `here`, with the nearest of those:
+    the same picture resized or compressed again.
 
     Args:
         here, there: samples of two splits, readable.
@@ -43,12 +44,17 @@ def look_alikes(here: Sequence[Sample], there: Sequence[Sample], most: int = NEA
         Nearest pairs first. Plain images (all of one colour, say) look alike without being the same: these are pairs
         to look at, not a verdict.
     """
+    if not here or not there:
+        return []
     one, two = _bits(here), _bits(there)
+    hashes, of = one.unique(dim=0, return_inverse=True)  # of pictures alike, one is compared
+    first = torch.full((len(hashes),), len(one)).scatter_reduce(0, of, torch.arange(len(one)), "amin")
     pairs = []
-    for start in range(0, len(one), _CHUNK):
-        distance = (64 - one[start : start + _CHUNK] @ two.T) / 2
-        for i, j in (distance <= most).nonzero().tolist():
-            pairs.append((int(distance[i, j]), start + i, j))
+    for start in range(0, len(two), _CHUNK):
+        likeness, nearest = (two[start : start + _CHUNK] @ hashes.T).max(1)
+        distance = (64 - likeness) / 2
+        for j in (distance <= most).nonzero().flatten().tolist():
+            pairs.append((int(distance[j]), int(first[nearest[j]]), start + j))
     return [(here[i], there[j]) for _, i, j in sorted(pairs)]
 
 
@@ -66,4 +72,4 @@ def difference_hash(image: Image.Image) -> Tensor:
 def _bits(samples: Sequence[Sample]) -> Tensor:
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         hashes = list(pool.map(lambda s: difference_hash(open_rgb(s.path)), samples))
-    return torch.stack(hashes) if hashes else torch.empty(0, 64)
+    return torch.stack(hashes)

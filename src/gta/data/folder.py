@@ -16,6 +16,7 @@ from gta.data.sets import list_data, title
 from gta.data.sets.folders import by_class, folder_samples
 from gta.data.subsets import digest, held_out, kept
 from gta.errors import GtaError
+from gta.whole import written
 
 
 @dataclass(frozen=True)
@@ -216,9 +217,6 @@ def write_manifest(spec: str, out: Path, *, fraction: float = 1.0, seed: int = 0
     sums = {s.path: s.sha256 for s in photos.train}
     note = f"train, fraction {fraction}, seed {seed}"
     text = manifest_text(title(spec), note, photos.classes, photos.train, sums)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise GtaError(f"--out {out} cannot be written: {error.strerror or error}.") from error
+    with written(out, "--out") as new:
+        new.write_text(text, encoding="utf-8", errors="surrogateescape")
     return photos

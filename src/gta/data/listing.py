@@ -44,6 +44,13 @@ class Listing:
     splits: Mapping[str, Sequence[Sample]]
 
 
+def need(folder: Path, names: Sequence[str]) -> None:
+    """Raise FileNotFoundError, naming them all, where some of these files and folders are not in `folder`."""
+    absent = [name for name in names if not (folder / name).exists()]
+    if absent:
+        raise FileNotFoundError(f"there is no {' and no '.join(absent)} in {folder}")
+
+
 @dataclass(frozen=True)
 class DataSet:
     """A published data set in the folder its official archives unpack to.
@@ -92,7 +99,7 @@ class DataSet:
                 raise
             hint = f" Or add --download, which fetches it into {root}." if self.fetch else ""
             raise GtaError(
-                f"{self.name}:{root} cannot be read as {self.title} ({type(error).__name__}: {str(error)[:200]}). "
+                f"{self.name}:{root} cannot be read as {self.title} ({type(error).__name__}: {str(error)[:300]}). "
                 f"{self.layout} {self.source}{hint}"
             ) from error
         sorted_splits = {k: sorted(v, key=lambda s: (s.label, s.name)) for k, v in listing.splits.items()}

@@ -9,13 +9,17 @@ the images under folders of their own, so an image is found by the end of its pa
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from gta.data.images import SUFFIXES
 from gta.data.listing import Sample
 from gta.data.subsets import digest
 from gta.errors import GtaError
+
+_LINE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))}))(?:\s+(\S.*))?", re.IGNORECASE)
 
 
 def manifest_text(
@@ -96,14 +100,12 @@ def listed(path: Path, classes: Sequence[str], samples: Sequence[Sample], sums: 
 
 
 def _row(line: str) -> tuple[str, str | None, str | None]:
-    """Path, class and SHA-256 of a line; a class is what stands behind the last space, unless that is a path's end."""
+    """Path, class and SHA-256 of a line; a class is what stands behind the space after an image file's ending."""
     if "\t" in line:
         name, word, *sha = line.split("\t")
         return name.strip(), word.strip(), sha[0].strip() if sha else None
-    name, _, word = line.strip().rpartition(" ")
-    if name and not PurePosixPath(word).suffix:
-        return name.strip(), word, None
-    return line.strip(), None, None
+    found = _LINE.fullmatch(line.strip())
+    return (found[1], found[2], None) if found else (line.strip(), None, None)
 
 
 def _by_ending(samples: Sequence[Sample]) -> dict[str, list[Sample]]:

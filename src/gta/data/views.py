@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -184,15 +184,17 @@ class TestViews(Dataset[tuple[Tensor, int, Tensor]]):
 
 
 class ObjectViews(Dataset[tuple[Tensor, Tensor]]):
-    """Images as evaluated, with the objects of their masks apart.
+    """Images in a frame of `FRAMES`, with the objects of their masks apart.
 
     Item: image (3, size, size) float32 normalised; objects (size, size) int64: 0 for the background, else the object's
     number; all 0 where there is no mask or the object lies outside the frame.
     """
 
-    def __init__(self, samples: Sequence[Sample], size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.samples, self.size = samples, size
-        self.view = test_view(size, mean, std)
+    def __init__(
+        self, samples: Sequence[Sample], size: int, mean: Sequence[float], std: Sequence[float], frame: str = "whole"
+    ) -> None:
+        self.samples, self.size, self.frame = samples, size, FRAMES[frame]
+        self.view = test_view(size, mean, std, self.frame)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -201,23 +203,36 @@ class ObjectViews(Dataset[tuple[Tensor, Tensor]]):
         sample = self.samples[index]
         objects = torch.zeros((self.size, self.size), dtype=torch.int64)
         if sample.mask is not None:
-            numbers = framed(open_objects(sample.mask, sample.mask_kind), self.size)
+            numbers = self.frame(open_objects(sample.mask, sample.mask_kind), self.size)
             objects = v2.functional.pil_to_tensor(numbers)[0].long()
         return self.view(open_rgb(sample.path)), objects
 
 
 def framed(image: Image.Image, size: int) -> Image.Image:
     """The central square at `size` px: the same frame for photographs and masks."""
-    way = v2.InterpolationMode.NEAREST if image.mode == "L" else BICUBIC
     side = min(image.size)
-    return v2.functional.resize(v2.functional.center_crop(image, [side, side]), [size, size], interpolation=way)
+    return squeezed(v2.functional.center_crop(image, [side, side]), size)
 
 
-def test_view(size: int, mean: Sequence[float], std: Sequence[float]) -> v2.Compose:
+def squeezed(image: Image.Image, size: int) -> Image.Image:
+    """The whole image as a square of `size` px, photograph or mask."""
+    way = v2.InterpolationMode.NEAREST if image.mode == "L" else BICUBIC
+    return v2.functional.resize(image, [size, size], interpolation=way)
+
+
+FRAMES = {"whole": squeezed, "square": framed}
+
+
+def test_view(
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    frame: Callable[..., Image.Image] = framed,  # noqa: PT028 (no test)
+) -> v2.Compose:
     """RGB image -> (3, size, size) float32 normalised."""
     return v2.Compose(
         [
-            v2.Lambda(partial(framed, size=size)),  # picklable, for loader processes that are not forked
+            v2.Lambda(partial(frame, size=size)),  # picklable, for loader processes that are not forked
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(mean, std),

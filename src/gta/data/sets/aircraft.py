@@ -13,8 +13,9 @@ from gta.data.sets.vision import fetch_with, read_with
 
 def _read(root: Path) -> Listing:
     splits = {"train": {"split": "trainval"}, "test": {"split": "test"}}
+    needs = ("data/images", "data/variants.txt", *(f"data/images_variant_{s}.txt" for s in ("trainval", "test")))
     return read_with(
-        "FGVCAircraft", "fgvc-aircraft-2013b", root, splits, lambda data: (data._image_files, data._labels)
+        "FGVCAircraft", "fgvc-aircraft-2013b", root, splits, lambda data: (data._image_files, data._labels), needs
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gta.data.listing import DataSet, Listing, Sample
+from gta.data.listing import DataSet, Listing, Sample, need
 
 _ARCHIVES = (  # address, MD5
     ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz", "97eceeb196236b17998738112f37df78"),
@@ -18,6 +18,7 @@ _ARCHIVES = (  # address, MD5
 def _read(root: Path) -> Listing:
     base = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
     masks = next((f / "segmentations" for f in (base, base.parent) if (f / "segmentations").is_dir()), None)
+    need(base, ("images", "images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt"))
     names = _column(base / "images.txt")
     labels = _column(base / "image_class_labels.txt")
     training = _column(base / "train_test_split.txt")

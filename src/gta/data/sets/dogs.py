@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gta.data.listing import DataSet, Listing, Sample
+from gta.data.listing import DataSet, Listing, Sample, need
 from gta.data.sets.matlab import read_mat
 
 _ADDRESS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
-_ARCHIVES = ("images.tar", "annotation.tar", "lists.tar")
+_ARCHIVES = ("images.tar", "lists.tar")
 
 
 def _read(root: Path) -> Listing:
     classes: dict[int, str] = {}
     splits: dict[str, list[Sample]] = {}
+    lists = root / "lists" if (root / "lists/train_list.mat").is_file() else root
+    need(root, ("Images",))
+    need(lists, ("train_list.mat", "test_list.mat"))
     for split in ("train", "test"):
-        content = read_mat(_list(root, f"{split}_list.mat"))
+        content = read_mat(lists / f"{split}_list.mat")
         pairs = zip(content["file_list"].tolist(), content["labels"].tolist(), strict=True)
         rows = [(str(name), int(number) - 1) for name, number in pairs]
         splits[split] = [Sample(root / "Images" / name, f"Images/{name}", label) for name, label in rows]
         classes |= {label: name.partition("/")[0] for name, label in rows}
     return Listing("", root, tuple(classes[label] for label in range(len(classes))), splits)
-
-
-def _list(root: Path, name: str) -> Path:
-    return root / "lists" / name if (root / "lists" / name).is_file() else root / name
 
 
 def _fetch(root: Path) -> None:

@@ -10,7 +10,8 @@ from gta.data.sets.vision import fetch_with, read_with
 
 def _read(root: Path) -> Listing:
     splits = {split: {"split": split} for split in ("train", "val", "test")}
-    return read_with("DTD", "dtd/dtd", root, splits, lambda data: (data._image_files, data._labels))
+    needs = ("images", *(f"labels/{split}1.txt" for split in splits))
+    return read_with("DTD", "dtd/dtd", root, splits, lambda data: (data._image_files, data._labels), needs)
 
 
 SET = DataSet(

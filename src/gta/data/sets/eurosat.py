@@ -12,12 +12,18 @@ from gta.data.listing import DataSet, Listing, Sample
 from gta.data.sets.vision import fetch_with, read_with
 from gta.data.subsets import in_line
 
-_FOLDER = "eurosat"
+_INSIDE = ("2750", "EuroSAT_RGB")  # what the authors' older and newer archive unpack to
 
 
 def _read(root: Path) -> Listing:
+    inside = next((root / name for name in _INSIDE if (root / name).is_dir()), root)
     listing = read_with(
-        "EuroSAT", _FOLDER, root, {"all": {}}, lambda data: ([path for path, _ in data.samples], data.targets)
+        "EuroSAT",
+        "eurosat/2750",
+        inside,
+        {"all": {}},
+        lambda data: ([path for path, _ in data.samples], data.targets),
+        ("AnnualCrop", "SeaLake"),
     )
     splits: dict[str, list[Sample]] = {"train": [], "test": []}
     for label in range(len(listing.classes)):
@@ -32,10 +38,10 @@ def _read(root: Path) -> Listing:
 SET = DataSet(
     name="eurosat",
     title="EuroSAT RGB (Helber et al. 2019)",
-    source="Get EuroSAT.zip (EuroSAT_RGB.zip) from https://zenodo.org/records/7711810.",
-    layout="ROOT holds 2750/CLASS/*.jpg.",
+    source="Get EuroSAT_RGB.zip from https://zenodo.org/records/7711810.",
+    layout="ROOT holds 2750/CLASS/*.jpg or EuroSAT_RGB/CLASS/*.jpg.",
     classes=10,
     expected={"train": 21600, "test": 5400},
     read=_read,
-    fetch=fetch_with("EuroSAT", _FOLDER),
+    fetch=fetch_with("EuroSAT", "eurosat"),
 )

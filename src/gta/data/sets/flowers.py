@@ -5,21 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from gta.data.listing import DataSet, Listing
-from gta.data.sets.matlab import need_scipy
 from gta.data.sets.vision import fetch_with, read_with
 
 _FOLDER = "flowers-102"
 
 
 def _read(root: Path) -> Listing:
-    need_scipy()
     splits = {split: {"split": split} for split in ("train", "val", "test")}
-    return read_with("Flowers102", _FOLDER, root, splits, lambda data: (data._image_files, data._labels))
-
-
-def _fetch(root: Path) -> None:
-    need_scipy()
-    fetch_with("Flowers102", _FOLDER, split="test")(root)
+    needs = ("jpg", "imagelabels.mat", "setid.mat")
+    return read_with("Flowers102", _FOLDER, root, splits, lambda data: (data._image_files, data._labels), needs)
 
 
 SET = DataSet(
@@ -30,5 +24,5 @@ SET = DataSet(
     classes=102,
     expected={"train": 1020, "val": 1020, "test": 6149},
     read=_read,
-    fetch=_fetch,
+    fetch=fetch_with("Flowers102", _FOLDER, split="test"),
 )

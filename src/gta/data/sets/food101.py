@@ -10,7 +10,8 @@ from gta.data.sets.vision import fetch_with, read_with
 
 def _read(root: Path) -> Listing:
     splits = {split: {"split": split} for split in ("train", "test")}
-    return read_with("Food101", "food-101", root, splits, lambda data: (data._image_files, data._labels))
+    needs = ("images", "meta/train.json", "meta/test.json")
+    return read_with("Food101", "food-101", root, splits, lambda data: (data._image_files, data._labels), needs)
 
 
 SET = DataSet(

@@ -26,7 +26,8 @@ _OPTIONS = ("config", "image", "label")
 
 
 def list_set(where: str, download: bool) -> Listing:
-    """The data set's own splits; no masks. It is always fetched where it is not there.
+    """The data set's own splits, but those whose labels are kept secret; no masks. It is always fetched where it is not
+    there.
 
     Raises:
         GtaError: `datasets` is not installed, no such data set, no train split, no column of images or class labels, or
@@ -44,6 +45,8 @@ def list_set(where: str, download: bool) -> Listing:
     features = splits["train"].features
     image = _column(name, features, options.get("image"), "image", "Image")
     label = _column(name, features, options.get("label"), "label", "ClassLabel")
+    hidden = [split for split, rows in splits.items() if split != "train" and set(rows.unique(label)) <= {-1, None}]
+    splits = {split: rows for split, rows in splits.items() if split not in hidden}
     classes = list(features[label].names)
     key = hashlib.sha256("\0".join([where, *(rows._fingerprint for rows in splits.values())]).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gta" / "hf"

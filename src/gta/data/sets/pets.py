@@ -17,6 +17,7 @@ def _read(root: Path) -> Listing:
         root,
         {"train": {"split": "trainval"}, "test": {"split": "test"}},
         lambda data: (data._images, data._labels),
+        ("images", "annotations/trainval.txt", "annotations/test.txt"),
         masks=lambda data: data._segs,
         mask_kind="trimap",
     )

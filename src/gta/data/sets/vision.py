@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gta.data.listing import Listing, Sample
+from gta.data.listing import Listing, Sample, need
 
 Reader = Callable[[Any], tuple[Sequence[Any], Sequence[int]]]
 
@@ -21,6 +21,7 @@ def read_with(
     root: Path,
     splits: Mapping[str, Mapping[str, Any]],
     files: Reader,
+    needs: Sequence[str],
     masks: Callable[[Any], Sequence[Any]] | None = None,
     mask_kind: str = "any",
 ) -> Listing:
@@ -32,6 +33,7 @@ def read_with(
         root: that folder under any name, or one above it.
         splits: per split of ours, the loader's arguments.
         files: image paths and labels of a loader.
+        needs: what must lie in the folder; loaders do not say what they miss.
         masks: mask paths of a loader, in the order of its images; those that are not there are left out.
         mask_kind: see `gta.data.images.open_mask`.
 
@@ -39,8 +41,9 @@ def read_with(
         RuntimeError, OSError, ValueError, KeyError: what the loader raises where something is not there.
     """
     base = _base(root, folder)
-    if not base.is_dir():
-        raise FileNotFoundError(f"no folder {root}")
+    need(base, needs)
+    # Images are counted and read here; a loader's checksums are for what it downloads.
+    kind: Any = type(loader, (_loader(loader),), {"_check_integrity": lambda self: True})
     samples: dict[str, list[Sample]] = {}
     classes: tuple[str, ...] = ()
     with _called(folder, base) as parent:
@@ -49,7 +52,7 @@ def read_with(
             return base / Path(path).relative_to(parent / folder)
 
         for split, arguments in splits.items():
-            data = _loader(loader)(str(parent), **arguments)
+            data = kind(str(parent), **arguments)
             paths, labels = files(data)
             beside = (
                 [None] * len(paths) if masks is None else [m if (m := home(p)).is_file() else None for p in masks(data)]
@@ -81,9 +84,9 @@ def fetch_with(loader: str, folder: str | None = None, **arguments: Any) -> Call
     return fetch
 
 
-def _loader(name: str) -> Callable[..., Any]:
+def _loader(name: str) -> type[Any]:
     """Imported when first used: `gta --help` and other sets do not wait for torchvision."""
-    found: Callable[..., Any] = getattr(import_module("torchvision.datasets"), name)
+    found: type[Any] = getattr(import_module("torchvision.datasets"), name)
     return found
 
 
