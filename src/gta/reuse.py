@@ -177,7 +177,7 @@ def check_replay(stored: Tensor, fresh: Sequence[Tensor]) -> None:
     allowed = 2e-3 * now.abs().amax((2, 3), keepdim=True) + 1e-3
     if not bool((difference <= allowed).all()):
         raise GtaError(
-            f"the stored rows are not those of the source on these images (they differ by {float(difference.max()):.3g}, "
+            f"the stored rows are not the source's of these images (they differ by {float(difference.max()):.3g}, "
             f"of which {float(allowed.max()):.3g} is rounding): a file was changed while it was used. Start again."
         )
 

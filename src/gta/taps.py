@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from gta.anatomy import Anatomy, anatomy, is_compiled, unwrapped
@@ -87,10 +88,13 @@ class Factors(NamedTuple):
 
     def rows(self) -> Tensor:
         """Scaled logits, float32."""
-        q, k = self.scaled()
         # float32 also under autocast: the difference of two close rows would drown in bf16's three digits
-        with torch.autocast(q.device.type, enabled=False):
-            rows = q @ k.transpose(-2, -1)
+        with torch.autocast(self.q.device.type, enabled=False):
+            if self.q.shape[-2] == 1:
+                rows = _row(self.q, self.k, self.scale).unsqueeze(-2)
+            else:
+                q, k = self.scaled()
+                rows = q @ k.transpose(-2, -1)
             if self.bias is not None:
                 rows = rows + self.bias.float()
         return rows.squeeze(-2)
@@ -160,7 +164,9 @@ class RowTap(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            self._attention(*args, **kwargs)
+            query, key = self._attention(*args, **kwargs)
+            given = {"query": query, "key": key}
+            args, kwargs = (query, key, *args[2:])[: len(args)], {k: given.get(k, v) for k, v in kwargs.items()}
         elif func is F.multi_head_attention_forward:
             self._batch = args[0].shape[1]
             with self:
@@ -184,15 +190,16 @@ class RowTap(TorchFunctionMode):
         is_causal: bool = False,
         scale: float | None = None,
         **unused: Any,
-    ) -> None:
+    ) -> tuple[Tensor, Tensor]:
+        """Read what is wanted; the query and key for attention to go on with."""
         if query.shape[-2] != key.shape[-2]:  # an attention-pooling head, not a layer
             if self.queries == "pool":
                 self._keep(Factors(query, key[:, :, self.first_key :], _scale(query, scale), None))
-            return
+            return query, key
         layer = self.calls
         self.calls += 1
         if self.queries == "pool" or layer not in self._layers:
-            return
+            return query, key
         if query.ndim != 4:
             raise GtaError(
                 f"layer {layer} folds heads or windows into the batch (its q is {tuple(query.shape)}, where (images, "
@@ -209,11 +216,17 @@ class RowTap(TorchFunctionMode):
         if attn_mask is not None:
             tokens = query.shape[-2]
             bias = attn_mask.expand(*attn_mask.shape[:-2], tokens, tokens)[..., which, start:]
+        keys = key
         if key.shape[1] != query.shape[1]:  # grouped queries share a key
-            key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-        self._keep(Factors(query[:, :, which], key[:, :, start:], _scale(query, scale), bias))
+            keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        elif self.queries == "cls" and bias is None and _needs_gradient(query, key):
+            query, key, row = _RowBeside.apply(query, key, _scale(query, scale), start)  # type: ignore[no-untyped-call]
+            self.read.append(Finished(row))
+            return query, key
+        self._keep(Factors(query[:, :, which], keys[:, :, start:], _scale(query, scale), bias))
         if self.stop and layer == self._last:
             raise _Enough
+        return query, key
 
     def _keep(self, factors: Factors) -> None:
         # Without autograd nothing else keeps q and k alive, so only the row is kept; torch.compile fuses the
@@ -227,6 +240,44 @@ class RowTap(TorchFunctionMode):
         if logits.ndim == 3 and logits.shape[-2] != logits.shape[-1]:
             rows = logits[..., self.first_key :].float()
             self.read.append(Finished(rows.unflatten(0, (batch, -1)).squeeze(-2)))
+
+
+class _RowBeside(torch.autograd.Function):
+    """q and k as they are, for attention, and beside them the [cls] row, (B, H, N) float32.
+
+    The row's gradient is added into that of attention: taken as a function of slices of q and k it would fill two more
+    tensors of their size with zeros and add them up, three times the work. Nothing goes through save_for_backward, so
+    that a checkpointed block's recomputation, which nobody taps, saves as many tensors as its forward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, scale: float, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.kept = q, k, scale, start
+        return q.view_as(q), k.view_as(k), _row(q[:, :, :1], k[:, :, start:], scale)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, of_q: Tensor, of_k: Tensor, of_row: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        q, k, scale, start = ctx.kept
+        of_q, of_k, of_row = _own(of_q), _own(of_k), of_row.unsqueeze(-1) * scale
+        of_k[:, :, start:].addcmul_(of_row.to(of_k), q[:, :, :1])
+        of_q[:, :, :1].add_((of_row * k[:, :, start:]).sum(2, keepdim=True))
+        return of_q, of_k, None, None
+
+
+def _row(query: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """Scaled logits of one query (B, H, 1, d) over keys (B, H, N, d): (B, H, N) float32."""
+    return (keys * (query.float() * scale)).sum(-1).float()
+
+
+def _own(gradient: Tensor) -> Tensor:
+    """A gradient that may be written to: the engine's own, unless it is a view of something else."""
+    return gradient.clone() if gradient._is_view() else gradient
+
+
+def _needs_gradient(query: Tensor, key: Tensor) -> bool:
+    needed = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)
+    return needed and not torch.compiler.is_compiling()
 
 
 def _scale(query: Tensor, scale: float | None) -> float:
