@@ -161,13 +161,19 @@ def arena(tmp_path, monkeypatch):
 
 
 def comparison(folder: Path, **more: object) -> Comparison:
-    values = {"data": "d", "source": "s", "methods": ["plain", "gta", "soft"], "grid": str(folder / "grid.yaml")}
+    values = {
+        "data": "d",
+        "out": "o",
+        "source": "s",
+        "methods": ["plain", "gta", "soft"],
+        "grid": str(folder / "grid.yaml"),
+    }
     return Comparison(**{**values, **more})
 
 
 def test_validation_chooses_and_fresh_seeds_are_reported(arena):
     folder, ran = arena
-    result = compare(comparison(folder), folder / "out")
+    result = compare(comparison(folder, out=str(folder / "out")))
     assert [row["chosen"] for row in result.table] == ["lr0.0001"] * 3  # of equals the first; what diverged never
     trials = {run for run in ran if run[2] >= 100}
     assert {seed for _, _, seed in trials} == {100}
@@ -188,7 +194,7 @@ def test_validation_chooses_and_fresh_seeds_are_reported(arena):
 def test_the_folder_keeps_the_grid_and_all_runs(arena):
     folder, _ = arena
     out = folder / "out"
-    compare(comparison(folder), out)
+    compare(comparison(folder, out=str(out)))
     trials = list(csv.DictReader((out / "grid.csv").open()))
     assert [(t["method"], t["lr"], t["chosen"]) for t in trials[:2]] == [
         ("plain", "0.0001", "True"),
@@ -210,14 +216,14 @@ def test_the_folder_keeps_the_grid_and_all_runs(arena):
 
 def test_what_was_run_is_not_run_again(arena, monkeypatch):
     folder, ran = arena
-    first = compare(comparison(folder, seeds=2), folder / "out")
+    first = compare(comparison(folder, seeds=2, out=str(folder / "out")))
     done = len(ran)
-    assert compare(comparison(folder, seeds=2), folder / "out") == first
+    assert compare(comparison(folder, seeds=2, out=str(folder / "out"))) == first
     assert len(ran) == done
-    compare(comparison(folder, seeds=3), folder / "out")
+    compare(comparison(folder, seeds=3, out=str(folder / "out")))
     assert len(ran) == done + 3
     with pytest.raises(GtaError, match=r"epochs=15, but epochs=3"):
-        compare(comparison(folder, epochs=3), folder / "out")
+        compare(comparison(folder, epochs=3, out=str(folder / "out")))
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_runs(arena):
@@ -233,7 +239,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(arena):
         ({}, "full", "no compare.yaml"),
     ):
         with pytest.raises(GtaError, match=words):
-            compare(comparison(folder, **more), folder / out)
+            compare(comparison(folder, **more, out=str(folder / out)))
     assert not ran
     assert not (folder / "out").exists()
 
@@ -248,7 +254,7 @@ def test_a_method_that_always_diverges_is_told(arena, monkeypatch):
     monkeypatch.setattr(compare_file, "train", diverge)
     for _ in range(2):  # the second time from what was written
         with pytest.raises(GtaError, match="all 2 trials of plain diverged"):
-            compare(comparison(folder), folder / "out")
+            compare(comparison(folder, out=str(folder / "out")))
 
 
 def test_a_comparison_from_photographs_to_tables(photos, source_file, tmp_path, capsys):

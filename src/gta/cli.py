@@ -17,6 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 from gta import __version__
 from gta.errors import GtaError
 from gta.methods import METHODS, parts_of
+from gta.studies.comparison import Comparison
 from gta.training.options import TrainOptions
 from gta.worlds.options import WorldOptions
 
@@ -258,56 +259,11 @@ def methods(as_json: bool = False) -> None:
     print("a+b composes: gta train --method gta+transmix")
 
 
-def compare(
-    data: str,
-    out: str,
-    methods: list[str] | str = "plain,l2_sp,bss,attention_only,gta",
-    source: str = TrainOptions.source,
-    seeds: int = 3,
-    grid: str | None = None,
-    grid_seeds: int = 1,
-    budget: int | None = None,
-    image_size: int = 224,
-    heads: int | None = None,
-    fraction: float = 1.0,
-    epochs: int = 15,
-    batch_size: int = 32,
-    precision: Literal["auto", "32", "bf16", "16"] = "auto",
-    workers: int = -1,
-    skip_unreadable: bool = False,
-) -> None:
-    """Compare methods fairly: settings chosen on validation, the same budget for each, results over seeds.
+def _compare(given: Namespace) -> None:
+    from gta.studies.compare import compare
 
-    An interrupted comparison goes on where it was when the command is given again.
-
-    Args:
-        data: Data folder, as of gta train.
-        out: Folder for the runs and tables.
-        methods: Names in the grid, separated by commas.
-        source: Pre-trained ViT: timm:NAME or a .safetensors, .pth or .pt file.
-        seeds: Final runs of each method.
-        grid: YAML file of what is tried of each method; by default the one shipped, which OUT/grid.yaml shows.
-        grid_seeds: Runs of each trial; their mean validation accuracy chooses.
-        budget: Trials of each method, drawn from its grid; by default all.
-        image_size: Side of the images in px, a multiple of the patch size.
-        heads: Attention heads of the source, where they are not width / 64 and its file does not say.
-        fraction: Share of every class's training images to use.
-        epochs: Passes over the training images.
-        batch_size: Images per step.
-        precision: "auto" takes bf16 autocast where the device computes it faster, else float32.
-        workers: Processes that load images. -1: none where the CPU trains, else one per core, at most 8.
-        skip_unreadable: Leave unreadable images out instead of refusing to train.
-    """
-    from gta.studies.compare import Comparison
-    from gta.studies.compare import compare as run
-
-    names = methods.split(",") if isinstance(methods, str) else methods
-    comparison = Comparison(
-        data=data, source=source, methods=names, seeds=seeds, grid=grid, grid_seeds=grid_seeds, budget=budget,
-        image_size=image_size, heads=heads, fraction=fraction, epochs=epochs, batch_size=batch_size,
-        precision=precision, workers=workers, skip_unreadable=skip_unreadable,
-    )  # fmt: skip
-    result = run(comparison, Path(out))
+    comparison = Comparison(**{k: v for k, v in vars(given).items() if k != "config"})
+    result, out = compare(comparison), comparison.out
     for title, rows in (("trials", result.grid), ("comparison", result.table)):
         table = _table(*rows[0], title=title)
         for row in rows:
@@ -431,7 +387,7 @@ def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Name
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
 
     training = DashedParser(description=_first_line(TrainOptions))
-    switches = ("download", "skip_unreadable")
+    switches = ("download", "skip_unreadable", "reuse")
     training.add_class_arguments(TrainOptions, as_group=False, skip={*switches, "method"})
     helps = dict(_documented(TrainOptions))
     training.add_argument("--method", type=_method, default="gta", help=helps["method"])
@@ -443,13 +399,16 @@ def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Name
     training.add_argument("--resume", action="store_true", help="Go on with the unfinished run in --out.")
     training.add_argument("--overwrite", action="store_true", help="Replace a run in --out.")
     commands.add_subcommand("train", training, help=_first_line(TrainOptions))
-    handlers: dict[str, Callable[[Namespace], None]] = {"train": _train, "world": _world}
-
-    drawing = DashedParser(description=_first_line(WorldOptions))
-    drawing.add_class_arguments(WorldOptions, as_group=False, skip={"pretraining"})
-    pretraining = dict(_documented(WorldOptions))["pretraining"]
-    drawing.add_argument("--pretraining", action="store_true", help=pretraining)
-    commands.add_subcommand("world", drawing, help=_first_line(WorldOptions))
+    handlers: dict[str, Callable[[Namespace], None]] = {"train": _train, "world": _world, "compare": _compare}
+    for name, options, flags in (
+        ("world", WorldOptions, ("pretraining",)),
+        ("compare", Comparison, ("reuse", "skip_unreadable")),
+    ):
+        sub = DashedParser(description=_first_line(options))
+        sub.add_class_arguments(options, as_group=False, skip=set(flags))
+        for flag in flags:
+            sub.add_argument(f"--{flag}", action="store_true", help=dict(_documented(options))[flag])
+        commands.add_subcommand(name, sub, help=_first_line(options))
 
     positional: dict[Callable[..., None], tuple[str, ...]] = {
         evaluate: ("run",),
@@ -458,7 +417,6 @@ def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Name
         attention: ("spec", "images"),
         demo: (),
         methods: (),
-        compare: (),
         bench: (),
     }
     for function, names in positional.items():

@@ -164,7 +164,7 @@ class RowTap(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            query, key = self._attention(*args, **kwargs)
+            query, key = self.attention(*args, **kwargs)
             given = {"query": query, "key": key}
             args, kwargs = (query, key, *args[2:])[: len(args)], {k: given.get(k, v) for k, v in kwargs.items()}
         elif func is F.multi_head_attention_forward:
@@ -180,7 +180,7 @@ class RowTap(TorchFunctionMode):
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
 
-    def _attention(
+    def attention(
         self,
         query: Tensor,
         key: Tensor,

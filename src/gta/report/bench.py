@@ -108,7 +108,7 @@ def _growth(growth: Mapping[str, Any]) -> Table:
     rows: list[dict[str, str | None]] = []
     for by, g in growth.items():
         for part in ("guide", "rows"):
-            line, spread = g[part]["line"], g[part].get("flops_spread")
+            line = g[part]["line"]
             each = [f / x for f, x in zip(g[part]["flops"], g["x"], strict=True)]
             rows.append(
                 {
@@ -117,7 +117,7 @@ def _growth(growth: Mapping[str, Any]) -> Table:
                     "ms": ", ".join(f"{1e3 * median(s):.3g}" for s in g[part]["seconds"]),
                     "R²": f"{line['r2']:.4f}",
                     "off the line": f"{line['residual']:.1%}",
-                    "MFLOPs each": f"{each[0] / MEGA:.4g}" + ("" if spread == 0 else f" to {each[-1] / MEGA:.4g}"),
+                    "MFLOPs each": f"{each[0] / MEGA:.4g}" + ("" if part == "rows" else f" to {each[-1] / MEGA:.4g}"),
                 }
             )
     tokens = growth["tokens"]

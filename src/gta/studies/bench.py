@@ -25,7 +25,7 @@ from gta.sources import new_target
 from gta.studies.bench_rows import ROWS, WEIGHT, Row, penalty_of, plain_row, unfused_rows
 from gta.studies.bench_setting import CLASSES, Bench, Setting, described, head_width, patch_of, patches_of
 from gta.studies.meters import compared, flops, in_turn, line_through, peak_bytes, saved_bytes
-from gta.taps import Factors, anatomy, read_rows
+from gta.taps import Factors, RowTap, anatomy, read_rows
 from gta.training.fit import load_for_training
 
 COUNTED = 2  # images that FLOPs are counted on and penalties compared on; per image both are the same for any number
@@ -159,17 +159,24 @@ def _floor(setting: Setting, plain: float, measured: float) -> dict[str, float]:
     width = int(setting.source.embed_dim)  # type: ignore[arg-type]
     inner = heads * head_width(setting.source)
     unneeded = 2 * width * inner * (3 * (patches + body.prefix_tokens) - patches - 1)  # of the last q, k and v
-    products = 2 * heads * head_width(setting.source) * patches * len(setting.layers)  # of one model's rows
-    guide = until - unneeded + 3 * products  # the target's forward, and backward to q and to k
-    ratio = (plain + guide) / plain
+    rows = rows_flops(setting.source, patches, len(setting.layers))
+    ratio = (plain + until - unneeded + rows) / plain
     return {
         "plain_flops": plain,
-        "source_flops": until - unneeded - products,
-        "rows_flops": 4 * products,
+        "source_flops": until - unneeded,
+        "rows_flops": rows,
         "ratio": ratio,
         "measured": measured,
         "over_floor": measured / ratio,
     }
+
+
+def rows_flops(source: nn.Module, patches: int, layers: int) -> int:
+    """Per image, of the rows of both models and of the target's backward to q and to k.
+
+    They are products of elements and sums, which torch's counter leaves out.
+    """
+    return 4 * 2 * anatomy(source).heads * head_width(source) * patches * layers
 
 
 # --- whole maps -------------------------------------------------------------------------------------------
@@ -249,13 +256,18 @@ class _Guide:
     """What a guide adds to a step: the source's pass, and the rows' products, distance and backward to q and k."""
 
     def __init__(
-        self, target: nn.Module, source: nn.Module, layers: Sequence[int], setting: Setting, drawn: list[list[Factors]]
+        self,
+        target: nn.Module,
+        source: nn.Module,
+        layers: Sequence[int],
+        setting: Setting,
+        drawn: list[list[tuple[Tensor, Tensor]]],
     ) -> None:
         """`drawn`: q and k of target and source, which a step makes in any case, as random numbers."""
         self.guided = Guided(target, source, WEIGHT, layers, "l2", "mean")
         self.images, self.setting = setting.images, setting
-        patches = patches_of(source)
-        self.tuned, self.frozen = ([f._replace(k=f.k[:, :, :patches]) for f in of[: len(layers)]] for of in drawn)
+        tokens = patches_of(source) + 1
+        self.tuned, self.frozen = ([(q[:, :, :tokens], k[:, :, :tokens]) for q, k in of[: len(layers)]] for of in drawn)
 
     def whole(self) -> None:
         """Source, rows, distance, backward."""
@@ -264,28 +276,36 @@ class _Guide:
 
     def rows(self) -> None:
         """The same without the source's pass."""
-        self._distance(self.frozen)
+        with torch.no_grad():
+            self._distance(self._read(self.frozen))
 
     def _distance(self, source: list[Any]) -> None:
-        leaves = [f._replace(q=f.q.detach().requires_grad_(), k=f.k.detach().requires_grad_()) for f in self.tuned]
-        distance = self.guided.distance(leaves, source)  # type: ignore[arg-type]  # a list of one kind of reading
-        torch.autograd.grad(distance, [t for f in leaves for t in (f.q, f.k)])
+        leaves = [(q.detach().requires_grad_(), k.detach().requires_grad_()) for q, k in self.tuned]
+        with torch.enable_grad():
+            distance = self.guided.distance(self._read(leaves), source)
+            torch.autograd.grad(distance, [t for pair in leaves for t in pair])
+
+    def _read(self, pairs: list[tuple[Tensor, Tensor]]) -> list[Any]:
+        tap = RowTap(range(len(pairs)), 1)
+        for q, k in pairs:
+            tap.attention(q, k, k)
+        return tap.read
 
     def flops(self) -> tuple[float, float]:
-        """Per image: of `whole`, and of `rows`. The source's pass makes the products of its own rows."""
-        rows, images = flops(self.rows) / len(self.images), self.images[:1]
-        return flops(lambda: self.guided.source_rows(images)) + rows * 3 / 4, rows
+        """Per image: of `whole`, and of `rows`."""
+        rows = rows_flops(self.guided.source, patches_of(self.guided.source), len(self.guided.layers))
+        return flops(lambda: self.guided.source_rows(self.images[:1])) + rows, rows
 
 
-def _drawn(setting: Setting, layers: int, patches: int) -> list[list[Factors]]:
+def _drawn(setting: Setting, layers: int, patches: int) -> list[list[tuple[Tensor, Tensor]]]:
     heads, width = anatomy(setting.source).heads, head_width(setting.source)
-    made: list[list[Factors]] = [[], []]
+    made: list[list[tuple[Tensor, Tensor]]] = [[], []]
     for of in made:
         for _ in range(layers):
             q, k = _queries_and_keys(len(setting.images), heads, patches + 1, width, setting.device)
             if setting.low:
                 q, k = q.bfloat16(), k.bfloat16()
-            of.append(Factors(q[:, :, :1], k[:, :, 1:], width**-0.5, None))
+            of.append((q, k))
     return made
 
 
@@ -328,6 +348,4 @@ def _growth(guides: dict[int, _Guide], setting: Setting, rounds: int) -> dict[st
         found[part] = {"seconds": times, "line": line_through(found["x"], [median(t) for t in times])}
     counted = [guide.flops() for guide in guides.values()]
     found["guide"]["flops"], found["rows"]["flops"] = map(list, zip(*counted, strict=True))
-    each = [f / x for f, x in zip(found["rows"]["flops"], guides, strict=True)]
-    found["rows"]["flops_spread"] = (max(each) - min(each)) / max(each)  # 0 where they are proportional
     return found

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,6 +22,8 @@ from gta.methods.gta import GTA
 from gta.methods.parts import Part
 from gta.methods.plain import Plain
 from gta.methods.recipe import Recipe
+from gta.precision import FIRST_CHECKS
+from gta.reuse import RowStore
 from gta.studies.bench_setting import Setting, patches_of
 from gta.taps import anatomy
 
@@ -48,13 +53,19 @@ class Row:
     steps: int = 1
 
 
-def _method(setting: Setting, part: Part, says: str, **more: Any) -> Row:
+def _method(setting: Setting, part: Part, says: str, rows: Callable[[], Tensor] | None = None, **more: Any) -> Row:
+    """Steps of a method as training takes them, from the first on in which the precision of the source is decided."""
     recipe = Recipe(setting.target, setting.source, [part])
+    steps = count(FIRST_CHECKS[0] * getattr(part, "every", 1))
 
     def forward() -> tuple[Tensor, Tensor]:
-        done = recipe(setting.images, setting.labels)
+        recipe.begin_step(next(steps), steps=1)
+        done = recipe(setting.images, setting.labels, None if rows is None else rows())
         return done.loss, done.penalty
 
+    with setting.autocast(), torch.no_grad():
+        for _ in range(getattr(part, "every", 1)):
+            forward()
     return Row(says, setting.target, forward, **more)
 
 
@@ -70,6 +81,30 @@ def _gta(setting: Setting) -> Row:
 def _gta_auto(setting: Setting) -> Row:
     part = GTA(weight="auto", layers=setting.layers)
     return _method(setting, part, "guided, with --weight auto", beside=[setting.source])
+
+
+def _gta_every_two(setting: Setting) -> Row:
+    part = GTA(weight=WEIGHT, layers=setting.layers, every=2)
+    return _method(setting, part, "guided in every second step (--every 2)", beside=[setting.source], steps=2)
+
+
+def _gta_reuse(setting: Setting) -> Row:
+    """The rows are read from a store, checksums included, as training's data loader does."""
+    part = GTA(weight=WEIGHT, layers=setting.layers)
+    Recipe(setting.target, setting.source, [part])
+    stored = torch.stack(part.stored_rows(setting.images), 1)
+    folder = TemporaryDirectory(prefix="gta-bench-")
+    store = RowStore(Path(folder.name), {}, stored.shape[1:])
+    pairs = [(str(i), 0) for i in range(len(stored))]
+    with store.filling():
+        store.add(pairs, [stored])
+
+    def rows() -> Tensor:
+        assert folder.name  # it is deleted with this function
+        with torch.autocast(setting.device.type, enabled=False):  # a data loader knows of none
+            return torch.stack([store.read(pair) for pair in pairs]).to(setting.device, non_blocking=True)
+
+    return _method(setting, part, "guided, the source's rows read from a store (--reuse)", rows, same=True)
 
 
 def _unfused_plain(setting: Setting) -> Row:
@@ -136,6 +171,8 @@ ROWS: dict[str, Callable[[Setting], Row | None]] = {
     "plain": plain_row,
     "gta": _gta,
     "gta weight=auto": _gta_auto,
+    "gta every=2": _gta_every_two,
+    "gta reuse": _gta_reuse,
     "unfused plain": _unfused_plain,
     "unfused hooks": _hooks,
     "transformers plain": _transformers_plain,

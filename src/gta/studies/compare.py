@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from gta.data.folder import read_photos
 from gta.data.sets import resolved
 from gta.errors import GtaError
 from gta.methods.recipe import make_parts
+from gta.studies.comparison import Comparison
 from gta.studies.grid import SHIPPED, Trial, read_grid, same_budget, trials_of
 from gta.studies.statistics import holm, mean_and_spread, paired
 from gta.studies.tables import markdown, plus_minus, write_csv
@@ -43,53 +44,6 @@ MEASURES = {
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What is compared, and under what: the same for every method.
-
-    Attributes:
-        data, source, image_size, heads, fraction, epochs, batch_size, precision, reuse, views, reuse_dir, workers,
-            skip_unreadable: as in `TrainOptions`.
-        methods: names in the grid.
-        seeds: final runs of each.
-        grid: a grid file; None for the shipped one.
-        grid_seeds: runs of each trial, whose mean validation accuracy chooses.
-        budget: trials of each method, drawn from its grid; None for all.
-    """
-
-    data: str
-    source: str
-    methods: Sequence[str]
-    seeds: int = 3
-    grid: str | None = None
-    grid_seeds: int = 1
-    budget: int | None = None
-    image_size: int = 224
-    heads: int | None = None
-    fraction: float = 1.0
-    epochs: int = 15
-    batch_size: int = 32
-    precision: str = "auto"
-    reuse: bool = False
-    views: int = 8
-    reuse_dir: str | None = None
-    workers: int = -1
-    skip_unreadable: bool = False
-
-    def __post_init__(self) -> None:
-        if len(set(self.methods)) < len(self.methods) or not self.methods:
-            raise GtaError(f"--methods {','.join(self.methods)} cannot be used: name each method once.")
-        for name in ("seeds", "grid_seeds"):
-            if getattr(self, name) < 1:
-                raise GtaError(f"--{name.replace('_', '-')} {getattr(self, name)} cannot be used: write 1 or more.")
-
-    def base(self) -> dict[str, Any]:
-        """The options of every run."""
-        own = ("methods", "seeds", "grid", "grid_seeds", "budget")
-        same = {k: v for k, v in asdict(self).items() if k not in own}
-        return {**same, "val_every": self.epochs, "devices": 1}
-
-
-@dataclass(frozen=True)
 class Result:
     """What a comparison found; rows as they are shown.
 
@@ -104,15 +58,16 @@ class Result:
     notes: str
 
 
-def compare(comparison: Comparison, out: Path) -> Result:
+def compare(comparison: Comparison) -> Result:
     """Run what is missing, and write the tables.
 
     Raises:
         GtaError: bad input (nothing is run then), another comparison in `out`, or a method whose trials all diverged.
         KeyboardInterrupt: stopped; the same call goes on.
     """
+    out = Path(comparison.out)
     grid = read_grid(SHIPPED if comparison.grid is None else Path(comparison.grid))
-    plan = same_budget({name: trials_of(grid, name) for name in comparison.methods}, comparison.budget)
+    plan = same_budget({name: trials_of(grid, name) for name in comparison.names}, comparison.budget)
     base = comparison.base()
     for trials in plan.values():
         for trial in trials:
@@ -120,7 +75,7 @@ def compare(comparison: Comparison, out: Path) -> Result:
             check_reuse(options, make_parts(options))
     _check_input(comparison)
     _open(comparison, out)
-    used = {"lr": grid["lr"], "methods": {name: grid["methods"][name] for name in comparison.methods}}
+    used = {"lr": grid["lr"], "methods": {name: grid["methods"][name] for name in comparison.names}}
     write_text(out / "grid.yaml", yaml.safe_dump(used, sort_keys=False))
 
     tried = {name: [_try(trial, comparison, base, out) for trial in trials] for name, trials in plan.items()}

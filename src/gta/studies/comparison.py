@@ -1,0 +1,76 @@
+"""The options of one comparison; the command line is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from gta.errors import GtaError
+from gta.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Compare methods fairly: settings chosen on validation, the same budget for each, results over seeds.
+
+    An interrupted comparison goes on where it was when the command is given again.
+
+    Args:
+        data: Data, as of gta train.
+        out: Folder for the runs and tables.
+        methods: Names in the grid, separated by commas.
+        source: Pre-trained ViT, as of gta train.
+        seeds: Final runs of each method.
+        grid: YAML file of what is tried of each method; by default the one shipped, which OUT/grid.yaml shows.
+        grid_seeds: Runs of each trial; their mean validation accuracy chooses.
+        budget: Trials of each method, drawn from its grid; by default all.
+        image_size: Side of the images in px, a multiple of the patch size.
+        heads: Attention heads of the source, where they are not width / 64 and its file does not say.
+        fraction: Share of every class's training images to use.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        precision: "auto" takes bf16 autocast where the device computes it faster, else float32.
+        reuse: Give every image a fixed number of views, and compute the source's rows of them once for all runs.
+        views: How many views (reuse).
+        reuse_dir: Where rows are kept (reuse); by default gta/rows in the user's cache folder.
+        workers: Processes that load images. -1: none where the CPU trains, else one per core, at most 8.
+        skip_unreadable: Leave unreadable images out instead of refusing to train.
+    """
+
+    data: str
+    out: str
+    methods: list[str] | str = "plain,l2_sp,bss,attention_only,gta"
+    source: str = TrainOptions.source
+    seeds: int = 3
+    grid: str | None = None
+    grid_seeds: int = 1
+    budget: int | None = None
+    image_size: int = 224
+    heads: int | None = None
+    fraction: float = 1.0
+    epochs: int = 15
+    batch_size: int = 32
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    reuse: bool = False
+    views: int = 8
+    reuse_dir: str | None = None
+    workers: int = -1
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        if len(set(self.names)) < len(self.names) or not all(self.names):
+            raise GtaError(f"--methods {','.join(self.names)} cannot be used: name each method once.")
+        for name in ("seeds", "grid_seeds"):
+            if getattr(self, name) < 1:
+                raise GtaError(f"--{name.replace('_', '-')} {getattr(self, name)} cannot be used: write 1 or more.")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the methods."""
+        return self.methods.split(",") if isinstance(self.methods, str) else list(self.methods)
+
+    def base(self) -> dict[str, Any]:
+        """The options of every run."""
+        own = ("out", "methods", "seeds", "grid", "grid_seeds", "budget")
+        same = {k: v for k, v in asdict(self).items() if k not in own}
+        return {**same, "val_every": self.epochs, "devices": 1}
