@@ -243,7 +243,7 @@ def test_the_command_prints_tables_and_writes_them_with_a_picture(source_file, t
     assert off["float32"] < 1e-4 < off["bf16"]
     page = (out / "bench.md").read_text()
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
-        "## Training step", "## Whole maps", "## Growth",
+        "## Training step", "## The loop around the step", "## Whole maps", "## Growth",
     ]  # fmt: skip
     assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(out.iterdir())) == 3

@@ -51,7 +51,12 @@ def where(found: Mapping[str, Any]) -> str:
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
     """The tables of a bench.json."""
-    return [_steps(found["steps"]), _maps(found["whole_maps"]), _growth(found["growth"])]
+    return [
+        _steps(found["steps"]),
+        _pipeline(found["pipeline"]),
+        _maps(found["whole_maps"]),
+        _growth(found["growth"]),
+    ]
 
 
 def _steps(steps: Mapping[str, Any]) -> Table:
@@ -77,6 +82,24 @@ def _steps(steps: Mapping[str, Any]) -> Table:
         f"{f['rows_flops'] / GIGA:.2g} G). gta took {f['over_floor']:.3f} times that."
     )
     return Table("Training step", rows, [floor, *(f"{name}: {r['says']}" for name, r in steps["rows"].items())])
+
+
+def _pipeline(around: Mapping[str, Any]) -> Table:
+    rows: list[dict[str, str | None]] = [
+        {
+            "plain step": name,
+            "ms": f"{1e3 * median(seconds):.1f}",
+            "ratio": f"{around['ratio']:.3f} [{around['low']:.3f}, {around['high']:.3f}]" if name != "by hand" else "1",
+            "of it waiting for images": f"{around['waiting'][name]:.1%}",
+        }
+        for name, seconds in around["seconds"].items()
+    ]
+    width, height = around["photo"]
+    photos = (
+        f"Epochs of {around['steps']} steps on JPEG files of {width}×{height} px, augmented by "
+        f"{around['workers'] or 'no'} processes beside the training's."
+    )
+    return Table("The loop around the step", rows, [photos])
 
 
 def _maps(maps: Mapping[str, Any]) -> Table:

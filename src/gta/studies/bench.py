@@ -22,6 +22,7 @@ from gta.errors import GtaError
 from gta.full_maps import squared_difference
 from gta.guidance import Guided
 from gta.sources import new_target
+from gta.studies.bench_pipeline import pipeline
 from gta.studies.bench_rows import ROWS, WEIGHT, Row, penalty_of, plain_row, unfused_rows
 from gta.studies.bench_setting import CLASSES, Bench, Setting, described, head_width, patch_of, patches_of
 from gta.studies.meters import compared, flops, in_turn, line_through, peak_bytes, saved_bytes
@@ -41,7 +42,7 @@ def bench(options: Bench, say: Callable[[str], None] = print) -> dict[str, Any]:
         say: told what is being done.
 
     Returns:
-        The content of bench.json: `setting`, `steps`, `whole_maps` and `growth`, with all times as they were taken.
+        The content of bench.json: `setting`, `steps`, `pipeline`, `whole_maps` and `growth`, with all times as taken.
 
     Raises:
         GtaError: a source or an option that cannot be used.
@@ -52,6 +53,8 @@ def bench(options: Bench, say: Callable[[str], None] = print) -> dict[str, Any]:
     say(f"training steps, {options.rounds} rounds …")
     steps = training_steps(setting, options.rounds)
     say(f"whole maps, {options.full_size} px …")
+    say("the loop around the step …")
+    around = pipeline(setting, options.rounds)
     maps = whole_maps(setting, options.full_size, options.full_batch, options.rounds)
     say("growth with layers and with tokens …")
     grown = {
@@ -61,6 +64,7 @@ def bench(options: Bench, say: Callable[[str], None] = print) -> dict[str, Any]:
     return {
         "setting": {**described(setting, options), "load_before": busy},
         "steps": steps,
+        "pipeline": around,
         "whole_maps": maps,
         "growth": grown,
     }

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
 from importlib.metadata import version
@@ -95,7 +96,7 @@ def train(
     method = Recipe(target, source, parts, options.weight_schedule, options.weight_share)  # refuses what does not fit
     recorder = Recorder(out, photos.digests["train"])
     changing = bool(method.restarts or list(method.own.parameters()))
-    trainer = _trainer(options, recorder, changing=changing)
+    trainer = make_trainer(options, [recorder], changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     views = TrainViews(photos.train, info.image_size, options.seed, options.views if options.reuse else 0)
     if options.reuse:
@@ -149,6 +150,7 @@ def train(
         **results,
         "train_seconds": round(spent, 2),
         "wall_seconds": round(max(time.perf_counter() - began, spent), 2),
+        "data_wait": round(sum(e["waiting"] for e in recorder.epochs) / spent, 4),
         "images_per_second": round(sum(e["images"] for e in recorder.epochs) / spent, 2),
         "device": _device_name(device),
         "data_digest": photos.digests["train"],
@@ -188,7 +190,7 @@ def read_results(out: Path) -> dict[str, Any]:
     return dict(json.loads((out / RESULTS).read_text(encoding="utf-8")))
 
 
-def _trainer(options: TrainOptions, recorder: Recorder, changing: bool) -> L.Trainer:
+def make_trainer(options: TrainOptions, callbacks: Sequence[L.Callback], changing: bool) -> L.Trainer:
     """`changing`: other parameters train at some steps than at others, which several processes must be told."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     several = (options.devices or torch.cuda.device_count()) > 1
@@ -200,7 +202,7 @@ def _trainer(options: TrainOptions, recorder: Recorder, changing: bool) -> L.Tra
         max_epochs=options.epochs,
         gradient_clip_val=options.clip or None,
         check_val_every_n_epoch=min(options.val_every, options.epochs),
-        callbacks=[recorder, *_progress()],
+        callbacks=[*callbacks, *_progress()],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -157,7 +157,7 @@ class Recorder(L.Callback):
         self.rows: list[dict[str, float]] = []
         self.epochs: list[dict[str, float]] = []
         self._steps: list[tuple[dict[str, float | Tensor], int]] = []  # of this epoch: values, images
-        self._lr = self._started = 0.0
+        self._lr = self._started = self._ended = self._waited = 0.0
         self._trained: float | None = None  # seconds, once this epoch's validation has begun
 
     def state_dict(self) -> dict[str, Any]:
@@ -172,12 +172,13 @@ class Recorder(L.Callback):
         self.rows, self.epochs = list(state_dict["rows"]), list(state_dict["epochs"])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._started = time.perf_counter()
-        self._steps, self._trained = [], None
+        self._started = self._ended = time.perf_counter()
+        self._steps, self._trained, self._waited = [], None, 0.0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self._waited += time.perf_counter() - self._ended
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # the backbone's
 
     def on_train_batch_end(
@@ -185,6 +186,7 @@ class Recorder(L.Callback):
     ) -> None:
         assert isinstance(pl_module, FineTuning)
         self._steps.append(({"lr": self._lr, **pl_module.latest}, len(batch[1])))
+        self._ended = time.perf_counter()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._trained = time.perf_counter() - self._started
@@ -203,6 +205,7 @@ class Recorder(L.Callback):
             **{k: sum(r[k] * n for r, n in zip(rows, sizes, strict=True)) / sum(sizes) for k in self.MEANS},
             "images": sum(sizes) * trainer.world_size,
             "seconds": seconds,
+            "waiting": self._waited,  # for the loader's next batch
         }
         rows[-1]["seconds"] = round(seconds, 3)
         if self._trained is not None:
