@@ -84,6 +84,12 @@ def test_learning_rates_prints_its_table(photos, source_file, tmp_path, capsys):
         assert table[4].startswith("| plain | 0.001 | – | 2 |")
 
 
+@pytest.mark.parametrize("name", [p.name for p in (ROOT / "benchmarks" / "results").glob("compare-*")])
+def test_the_page_shows_the_tables_of_comparisons(name):
+    table = (ROOT / "benchmarks" / "results" / name / "table.md").read_text().split("\n\n")[0].strip()
+    assert table in (ROOT / "docs" / "methods.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("benchmark", "results", "page"),
     [

@@ -10,19 +10,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader
+from torchvision.transforms.v2.functional import to_pil_image
 
 from gta.data.listing import Sample
 from gta.data.views import EpochSampler, TrainViews, loader, normalised, workers_for
 from gta.methods.plain import Plain
 from gta.methods.recipe import Recipe
 from gta.sources import source_info
-from gta.studies.bench_setting import CLASSES, Setting
+from gta.studies.bench_setting import CLASSES, Setting, picture
 from gta.studies.meters import compared
 from gta.training.fit import make_trainer
 from gta.training.module import FineTuning, Recorder, parameter_groups
@@ -100,15 +99,10 @@ class _ByHand(L.Callback):
 
 
 def _photographs(folder: Path, count: int) -> list[Sample]:
-    """JPEG files with as much detail as photographs have: smooth noise at several scales."""
-    rng = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
     samples = []
     for i in range(count):
-        pixels = np.zeros((PHOTO[1], PHOTO[0], 3))
-        for across in (4, 16, 64):
-            noise = Image.fromarray(rng.integers(0, 256, (across * 3 // 4, across, 3), dtype=np.uint8))
-            pixels += np.asarray(noise.resize(PHOTO, Image.Resampling.BICUBIC)) / 3
         path = folder / f"{i}.jpg"
-        Image.fromarray(pixels.astype(np.uint8)).save(path, quality=90)
+        to_pil_image(picture(*PHOTO, generator)).save(path, quality=90)
         samples.append(Sample(path, path.name, i % CLASSES))
     return samples

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import normalize
 
 from gta.errors import GtaError
 from gta.sources import new_target, source_info
@@ -61,7 +63,7 @@ class Setting:
         target, source: of timm. The target's weights are moved a little away from the source's, so that there is a
             penalty.
         peers: target and source of the same shape from transformers, random weights; None where it is not installed.
-        images: (B, C, height, width), noise.
+        images: (B, 3, height, width), normalised pictures of noise at several scales.
         labels: (B,).
         layers: guided layers, ascending.
         low: whether training is in bf16 autocast.
@@ -82,13 +84,14 @@ class Setting:
         body = anatomy(source)
         generator = torch.Generator().manual_seed(0)
         target = _moved(new_target(source, CLASSES), generator).to(device)
-        size = (options.batch_size, body.channels, options.image_size, options.image_size)
+        pictures = [picture(options.image_size, options.image_size, generator) for _ in range(options.batch_size)]
+        info = source_info(source)
         return cls(
             target=target,
             source=source,
             peers=_peers(target, device),
-            images=torch.randn(size, generator=generator).to(device),
-            labels=torch.randint(CLASSES, size[:1], generator=generator).to(device),
+            images=normalize(torch.stack(pictures), list(info.mean), list(info.std)).to(device),
+            labels=torch.randint(CLASSES, (options.batch_size,), generator=generator).to(device),
             layers=resolve_layers(options.layers, body.depth),
             low="bf16" in resolve_precision(options.precision),
         )
@@ -103,6 +106,15 @@ class Setting:
     def part(self, count: int) -> Setting:
         """The same with fewer images."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+
+def picture(width: int, height: int, generator: torch.Generator) -> Tensor:
+    """(3, height, width) in [0, 1]: noise at several scales, as much of it at each as photographs have."""
+    pixels = torch.zeros(1, 3, height, width)
+    for across in (3, 9, 27, 81):
+        noise = torch.rand(1, 3, across, across, generator=generator) - 0.5
+        pixels += F.interpolate(noise, (height, width), mode="bicubic", align_corners=False) / 2
+    return (pixels[0] + 0.5).clamp(0, 1)
 
 
 def _moved(model: nn.Module, generator: torch.Generator) -> nn.Module:
