@@ -258,7 +258,7 @@ def test_two_guides_in_one_process_do_not_meet(pair, images):
     together = [None, None]
 
     def run(i: int) -> None:
-        for _ in range(5):
+        for _ in range(3):
             together[i] = (first, second)[i](images)[1]
 
     threads = [threading.Thread(target=run, args=(i,)) for i in (0, 1)]

@@ -12,7 +12,11 @@ from torch import nn
 
 import gta
 from gta.anatomy import anatomy
+from gta.full_maps import squared_difference
+from gta.studies.meters import LiveBytes
+from gta.taps import Factors
 
+from .conftest import spread
 from .test_examples import ROOT, load
 
 table = load(ROOT / "benchmarks" / "families.py")
@@ -114,6 +118,58 @@ def test_full_maps_equal_those_multiplied_out(size, reduction):
     torch.testing.assert_close(factored(images)[1], full(images)[1], rtol=1e-3, atol=0)
     same = gta.guide(copy.deepcopy(model).train(), model, rows="patches", reduction=reduction)
     assert same(images)[1] == 0
+
+
+def test_all_rows_are_the_whole_map_without_prefix_tokens():
+    """Value and gradient against float64 maps multiplied out, with [cls] and registers left out on both sides."""
+    torch.manual_seed(0)
+    source = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=64, reg_tokens=3, num_classes=0).eval()
+    target = spread(copy.deepcopy(source), 0.02).train()
+    images = torch.randn(2, 3, 64, 64)
+    penalty = gta.guide(target, source, rows="all", weight=1.0)(images)[1]
+    names = ("blocks.0.attn.qkv.weight", "blocks.1.attn.qkv.weight", "patch_embed.proj.weight")
+    ours = torch.autograd.grad(penalty, [target.get_parameter(n) for n in names])
+    exact = copy.deepcopy(target).double()
+    maps = [whole_maps(model, images.double()) for model in (exact, copy.deepcopy(source).double())]
+    wanted = torch.stack([(t - s.detach()).square().mean() for t, s in zip(*maps, strict=True)]).mean()
+    theirs = torch.autograd.grad(wanted, [exact.get_parameter(n) for n in names])
+    assert float(penalty.detach()) == pytest.approx(float(wanted), rel=1e-4)
+    for a, b in zip(ours, theirs, strict=True):
+        assert float((a - b).norm() / b.norm()) < 1e-4
+
+
+def whole_maps(model, images):
+    maps = []
+
+    def hook(attn, inputs, _):
+        b, n, _c = inputs[0].shape
+        q, k, _ = attn.qkv(inputs[0]).reshape(b, n, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        maps.append((q @ k.transpose(-2, -1) * attn.scale)[:, :, 4:, 4:])
+
+    handles = [block.attn.register_forward_hook(hook) for block in model.blocks]
+    model(images)
+    for handle in handles:
+        handle.remove()
+    return maps
+
+
+def test_whole_maps_are_never_in_memory():
+    q, k = (torch.randn(2, 3, 600, 16, requires_grad=True) for _ in range(2))
+    held = Factors(*(torch.randn(2, 3, 600, 16) for _ in range(2)), 0.25, None)
+    with LiveBytes() as live:
+        squared_difference(Factors(q, k, 0.25, None), held).sum().backward()
+    assert live.peak < 2 * 3 * 600 * 600 * 4 / 2  # half of one map
+
+
+def test_whole_maps_of_differently_scaled_logits():
+    generator = torch.Generator().manual_seed(0)
+    q, k, qs, ks = (torch.randn(2, 3, 7, 5, generator=generator, dtype=torch.float64) for _ in range(4))
+    q.requires_grad_(), k.requires_grad_()
+    ours = squared_difference(Factors(q, k, 0.3, None), Factors(qs, ks, 0.5, None))
+    wanted = (0.3 * q @ k.mT - 0.5 * qs @ ks.mT).square().mean((-2, -1))
+    torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-6)
+    for a, b in zip(torch.autograd.grad(ours.sum(), (q, k)), torch.autograd.grad(wanted.sum(), (q, k)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_anatomy_of_a_wrapped_model_is_that_of_the_model():

@@ -45,6 +45,7 @@ def guide(
     rows: Queries = "cls",
     layer_weights: Sequence[float] | None = None,
     every: int = 1,
+    source_precision: str = "auto",
 ) -> Guided:
     """Guide `model` by the attention of `source`.
 
@@ -62,6 +63,9 @@ def guide(
         layer_weights: factor ≥ 0 of each guided layer's distance, in layer order; None for 1 everywhere.
         every: guide every so many forward passes in training only, with that multiple of the penalty: the same in
             mean, and the source runs so much less often. The first pass of each k is guided.
+        source_precision: "auto" lets the source's feed-forward layers compute in bf16 in float32 training, where the
+            device is faster at it and while that changes the penalty by less than 1 %; "same" never does. Under
+            autocast both are the target's.
 
     Returns:
         A module that maps images to (logits, penalty).
@@ -69,7 +73,7 @@ def guide(
     Raises:
         GtaError: the models do not match, have no [cls] token, or an option is out of range.
     """
-    return Guided(model, source, weight, layers, distance, reduction, rows, layer_weights, every)
+    return Guided(model, source, weight, layers, distance, reduction, rows, layer_weights, every, source_precision)
 
 
 class Guided(nn.Module):
@@ -101,6 +105,7 @@ class Guided(nn.Module):
         rows: Queries = "cls",
         layer_weights: Sequence[float] | None = None,
         every: int = 1,
+        source_precision: str = "auto",
     ) -> None:
         super().__init__()
         if model is source:
@@ -139,7 +144,7 @@ class Guided(nn.Module):
         self.step = 0
         self._distance = DISTANCES[distance] if isinstance(distance, str) else distance
         self.bodies = (target_is, source_is)
-        self.precision = SourcePrecision(source, source_is)
+        self.precision = SourcePrecision(source, source_is, source_precision)
         self._hidden_source: tuple[nn.Module, ...] = (
             source.requires_grad_(False).eval(),
         )  # in a tuple, so no submodule
@@ -190,18 +195,24 @@ class Guided(nn.Module):
         if not self.model.training or self.weight == 0 or not self._hidden_source:
             return run(), torch.zeros((), device=images.device)
         if not self.due():
-            self.step += 1
+            self._count()
             return run(), torch.zeros((), device=images.device)
         source = self.source_rows(images, **options)  # first: its workspace is free again before the target's fills up
         tap = self.tap()
         with tap:
             output = run()
-        self.step += 1
+        self._count()
         return output, self.every * self.weight * self.judged(self.target_rows(tap, images), source)
 
     def due(self) -> bool:
         """Whether this step is one that is guided."""
         return self.step % self.every == 0
+
+    def _count(self) -> None:
+        if not torch.compiler.is_compiling():  # a number that changes would have it compiled again in every step
+            self.step += 1
+        elif self.every > 1:
+            raise GtaError(f"every={self.every} cannot be counted inside torch.compile: compile the model alone.")
 
     def tap(self) -> RowTap:
         """To be entered around the target's forward pass, for `target_rows`."""
@@ -253,6 +264,8 @@ class Guided(nn.Module):
             The model.
         """
         self._hidden_source = ()
+        self.precision.forget()
+        self.bodies = (self.bodies[0], self.bodies[0])
         return self.model
 
     def source_rows(self, images: Tensor, **options: Any) -> list[Reading]:

@@ -9,7 +9,6 @@ the penalty differed by less than 1 %. (DINOv2 ViT-S, 126 px, drift 0.023: 0.7 %
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gta.anatomy import Anatomy, is_compiled
+from gta.errors import GtaError
 from gta.taps import Reading
 
 TOLERANCE = 0.01  # of the penalty
@@ -36,18 +36,22 @@ class SourcePrecision:
         lowered: whether its feed-forward layers compute in bf16 outside autocast; kept from check to check.
     """
 
-    def __init__(self, source: nn.Module, body: Anatomy) -> None:
+    def __init__(self, source: nn.Module, body: Anatomy, precision: str = "auto") -> None:
+        if precision not in ("auto", "same"):
+            raise GtaError(f'source_precision={precision!r} is not known: use "auto" or "same".')
         inside = {id(m) for attention in body.attentions for m in attention.modules()}
         linears = [(name, m) for name, m in source.named_modules() if isinstance(m, nn.Linear)]
         usable = not is_compiled(source)  # a compiled pass has its weights built in
         self._all = LowWeights(m for _, m in linears) if usable else None
         forward = [m for name, m in linears if id(m) not in inside and f".{body.stack}." in f".{name}"]
-        self._forward = LowWeights(forward) if usable and forward else None
+        self._forward = LowWeights(forward) if usable and forward and precision == "auto" else None
         self.lowered = False
         self._trial: list[Reading] | None = None
 
     def rows(self, run: Run, device: torch.device, step: int) -> list[Reading]:
         """What `run`, the source's forward pass, reads, in the precision of this step."""
+        if torch.compiler.is_compiling():
+            return run()
         self._trial = None
         if torch.is_autocast_enabled(device.type):
             with _lower(self._all, torch.get_autocast_dtype(device.type)):
@@ -61,6 +65,10 @@ class SourcePrecision:
         with _lower(self._forward if self.lowered else None, torch.bfloat16):
             return run()
 
+    def forget(self) -> None:
+        """Let go of the source's weights."""
+        self._all = self._forward = None
+
     def judge(self, distance: Callable[[list[Reading]], Tensor], exact: Tensor) -> None:
         """After a step of a check: is the penalty of the lower precision, `distance` of its rows, `exact` enough?"""
         if self._trial is not None:
@@ -73,12 +81,12 @@ class LowWeights:
     """Copies of linear layers' weights in a lower precision, made when first needed and again when they change."""
 
     def __init__(self, linears: Iterable[nn.Linear]) -> None:
-        self._own = {id(p): weakref.ref(p) for m in linears for p in (m.weight, m.bias) if p is not None}
+        self._linears = list(linears)
         self._copies: dict[int, tuple[tuple[Any, ...], Tensor]] = {}
 
-    def has(self, parameter: Any) -> bool:
-        ref = self._own.get(id(parameter))
-        return ref is not None and ref() is parameter
+    def own(self) -> set[int]:
+        """The ids of the weights as they are now."""
+        return {id(m.weight) for m in self._linears}
 
     def get(self, parameter: Tensor, dtype: torch.dtype) -> Tensor:
         state = (parameter._version, parameter.data_ptr(), parameter.device, dtype)
@@ -97,7 +105,7 @@ class _Lower(TorchFunctionMode):
 
     def __init__(self, weights: LowWeights, dtype: torch.dtype) -> None:
         super().__init__()
-        self._weights, self._dtype = weights, dtype
+        self._weights, self._own, self._dtype = weights, weights.own(), dtype
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -106,7 +114,7 @@ class _Lower(TorchFunctionMode):
         return self._linear(*args, **kwargs) if func is F.linear else func(*args, **kwargs)
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if not self._weights.has(weight):
+        if id(weight) not in self._own:
             return F.linear(x, weight, bias)
         low = None if bias is None else self._weights.get(bias, self._dtype)
         return F.linear(x.to(self._dtype), self._weights.get(weight, self._dtype), low)

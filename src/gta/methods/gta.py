@@ -44,6 +44,7 @@ class GTA(Part):
     guide: str = "logits"
     rows: Queries = "cls"
     every: int = 1
+    source_precision: str = "auto"
 
     paper: ClassVar[str] = "arXiv 2401.02656"
     flat: ClassVar[bool] = True
@@ -72,6 +73,7 @@ class GTA(Part):
             self.rows,
             self.layer_weights,
             self.every,
+            self.source_precision,
         )
         self._state = _State()
         self._reading: Reading | None = None

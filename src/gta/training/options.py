@@ -44,6 +44,8 @@ class TrainOptions:
         distance: Distance between attention rows (gta).
         temperature: Divides the rows before the softmax of kl, reverse_kl and js (gta).
         every: Guide every so many steps only, with that multiple of the weight (gta).
+        source_precision: auto lets the source's feed-forward layers compute in bf16 in float32 training, where that is
+            faster and while it changes the penalty by less than 1 percent; same never does (gta).
         reuse: Give every training image a fixed number of views, the same in every run, compute the source's rows of
             them once (gta), and keep them for this and other runs.
         views: How many views (reuse).
@@ -86,6 +88,7 @@ class TrainOptions:
     distance: Literal["l2", "kl", "reverse_kl", "js", "cosine", "smooth_l1", "l2_normalised"] = "l2"
     temperature: float = 1.0
     every: int = 1
+    source_precision: Literal["auto", "same"] = "auto"
     reuse: bool = False
     views: int = 8
     reuse_dir: str | None = None

@@ -1,0 +1,191 @@
+"""The source in lower precision: the same rows under autocast, within 1 % of the penalty in float32, or not."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+
+import gta
+import gta.precision as precision_file
+from gta.guidance import Guided
+from gta.methods.gta import GTA
+from gta.methods.recipe import Recipe
+
+from .conftest import spread, tiny_vit
+
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(5)
+    return torch.randn(4, 3, 40, 40)
+
+
+@pytest.fixture
+def computes_in(monkeypatch):
+    """A pair of models on a device with bf16, and a function: the dtypes that the source's MLPs and attention gave."""
+    monkeypatch.setattr(precision_file, "has_fast_bf16", lambda device: True)
+    source = tiny_vit(num_classes=0)
+    guided = gta.guide(spread(copy.deepcopy(source), 0.02), source)
+    seen: list[tuple[str, torch.dtype]] = []
+    for name, module in (("mlp", source.blocks[0].mlp.fc2), ("qkv", source.blocks[0].attn.qkv)):
+        module.register_forward_hook(lambda _, __, out, name=name: seen.append((name, out.dtype)))
+
+    def dtypes(images: torch.Tensor) -> set[tuple[str, torch.dtype]]:
+        seen.clear()
+        guided(images)
+        return set(seen)
+
+    return guided, dtypes
+
+
+LOW, HIGH = ("mlp", torch.bfloat16), ("mlp", torch.float32)
+QKV = ("qkv", torch.float32)
+
+
+def test_feed_forward_layers_are_lowered_after_a_check_and_nothing_else(computes_in, images):
+    _, dtypes = computes_in
+    assert [dtypes(images) for _ in range(4)] == [{HIGH, QKV}] * 4
+    assert dtypes(images) == {LOW, HIGH, QKV}  # step 4: both ways
+    assert dtypes(images) == {LOW, QKV}
+
+
+def test_the_penalty_stays_within_a_hundredth_and_is_exact_in_checks(computes_in, images):
+    guided, _ = computes_in
+    guided.precision._forward = None
+    exact = float(guided(images)[1])
+    fresh = gta.guide(guided.model, guided.source)
+    penalties = [float(fresh(images)[1]) for _ in range(9)]
+    assert penalties[:5] == [exact] * 5
+    assert penalties[5] != exact
+    assert penalties[5] == pytest.approx(exact, rel=0.01)
+    assert penalties[8] == exact
+
+
+def test_where_drift_is_too_small_for_it_the_source_stays_in_float32(computes_in, images):
+    guided, dtypes = computes_in
+    guided.model.load_state_dict(guided.source.state_dict())  # equal models: any error is more than a hundredth
+    for _ in range(5):
+        dtypes(images)
+    assert dtypes(images) == {HIGH, QKV}
+    assert float(guided(images)[1]) == 0.0
+
+
+def test_it_is_decided_anew_at_every_check(computes_in, images):
+    guided, dtypes = computes_in
+    for _ in range(6):
+        dtypes(images)
+    assert guided.precision.lowered
+    guided.model.load_state_dict(guided.source.state_dict())
+    guided.step = 32
+    dtypes(images)
+    assert not guided.precision.lowered
+
+
+def test_same_never_lowers_and_other_words_are_refused(computes_in, images):
+    guided, _ = computes_in
+    same = gta.guide(guided.model, guided.source, source_precision="same")
+    penalties = [float(same(images)[1].detach()) for _ in range(9)]
+    assert penalties == penalties[:1] * 9
+    with pytest.raises(gta.GtaError, match="source_precision='low'"):
+        gta.guide(guided.model, guided.source, source_precision="low")
+
+
+def test_without_instructions_for_bf16_nothing_is_lowered(computes_in, images, monkeypatch):
+    _, dtypes = computes_in
+    monkeypatch.setattr(precision_file, "has_fast_bf16", lambda device: False)
+    assert {frozenset(dtypes(images)) for _ in range(9)} == {frozenset({HIGH, QKV})}
+
+
+def test_under_autocast_cast_weights_change_no_bit(images):
+    source = tiny_vit(num_classes=0)
+    guided = gta.guide(spread(copy.deepcopy(source), 0.02), source)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = guided.source_rows(images)
+        plain = guided.read_source(images)
+    assert all(torch.equal(a.rows(), b.rows()) for a, b in zip(ours, plain, strict=True))
+
+
+def test_weights_that_change_are_cast_again(images):
+    source = tiny_vit(num_classes=0)
+    guided = gta.guide(copy.deepcopy(source), source)
+    with torch.autocast("cpu", torch.bfloat16):
+        before = guided.source_rows(images)[-1].rows()
+        spread(source, 0.05)
+        after = guided.source_rows(images)[-1].rows()
+        assert not torch.equal(before, after)
+        assert torch.equal(after, guided.read_source(images)[-1].rows())
+
+
+def test_a_copy_lowers_its_own_source_and_a_detached_guide_holds_none(computes_in, images):
+    guided, _ = computes_in
+    for _ in range(5):
+        guided(images)
+    copied = copy.deepcopy(guided)
+    spread(copied.source, 0.02)
+    rows = [g.source_rows(images)[-1].rows() for g in (guided, copied)]
+    assert not torch.equal(*rows)
+    alive = weakref.ref(guided.source.blocks[0].mlp.fc1)
+    guided.detach()
+    gc.collect()
+    assert alive() is None
+
+
+def test_a_resumed_training_goes_on_in_the_precision_it_had(images, monkeypatch):
+    monkeypatch.setattr(precision_file, "has_fast_bf16", lambda device: True)
+
+    def recipe() -> Recipe:
+        source = tiny_vit(num_classes=0)
+        torch.manual_seed(3)
+        return Recipe(spread(gta.new_target(_with_info(source), 3), 0.02), source, [GTA()])
+
+    whole, resumed = recipe(), recipe()
+    whole.begin_step(4, 100)
+    whole(images, LABELS)
+    assert whole.parts[0].guided.precision.lowered
+    resumed.load_state_dict(whole.state_dict())
+    penalties = []
+    for one in (whole, resumed):
+        one.begin_step(5, 100)
+        penalties.append(float(one(images, LABELS).penalty))
+    assert penalties[0] == penalties[1]
+    assert resumed.parts[0].guided.precision.lowered
+
+
+def _with_info(source):
+    from gta.sources import SourceInfo
+
+    from .conftest import TINY
+
+    source.info = SourceInfo("x", "vit_tiny_patch16_224", {"img_size": 40, **TINY})
+    return source
+
+
+# --- every ----------------------------------------------------------------------------------------------------
+
+
+def test_every_third_pass_is_guided_three_times_as_strongly(images):
+    source = tiny_vit(num_classes=0)
+    model = spread(copy.deepcopy(source), 0.02)
+    once = float(gta.guide(model, source)(images)[1])
+    ran: list[int] = []
+    source.patch_embed.register_forward_hook(lambda *_: ran.append(1))
+    guided = gta.guide(model, source, every=3)
+    penalties = [float(guided(images)[1]) for _ in range(7)]
+    assert penalties == pytest.approx([3 * once, 0, 0, 3 * once, 0, 0, 3 * once])
+    assert len(ran) == 3
+    model.eval()
+    guided(images)
+    assert guided.step == 7  # evaluation is no step
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5])
+def test_every_must_be_a_number_of_steps(every):
+    source = tiny_vit(num_classes=0)
+    with pytest.raises(gta.GtaError, match=f"every={every}"):
+        Guided(copy.deepcopy(source), source, 1.0, "all", "l2", "mean", every=every)
