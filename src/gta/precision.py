@@ -120,6 +120,31 @@ class _Lower(TorchFunctionMode):
         return F.linear(x.to(self._dtype), self._weights.get(weight, self._dtype), low)
 
 
+class ShortAttention(TorchFunctionMode):
+    """While entered, attention over few tokens computes in float32 on CPUs where autocast would have it in bf16.
+
+    That is more exact, and faster: torch's fused kernel takes 2 to 3 times as long backward in bf16 as in float32 there.
+    (Forward, backward and AdamW of DINOv2 ViT-S, batch 32, Xeon with AMX: 743 against 938 ms at 82 tokens; at 257, 2433
+    against 2322.)
+    """
+
+    TOKENS = 128
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and len(args) > 2 and self._concerns(args[0]):
+            query, key, value, *rest = args
+            with torch.autocast("cpu", enabled=False):
+                return func(query.float(), key.float(), value.float(), *rest, **kwargs).to(query.dtype)
+        return func(*args, **kwargs)
+
+    def _concerns(self, query: Tensor) -> bool:
+        low = query.device.type == "cpu" and query.dtype == torch.bfloat16
+        return low and query.requires_grad and query.shape[-2] <= self.TOKENS
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the device has instructions for bf16; without them PyTorch emulates it, on CPUs 25 times slower."""
     if device.type == "cuda":

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gta.errors import GtaError
 from gta.methods import METHODS, part_class, parts_of
 from gta.methods.parts import Batches, Part, Step, adds, mixes
+from gta.precision import ShortAttention
 from gta.schedules import factor
 
 CHECKED = 4  # images of an epoch whose stored rows are compared with fresh ones
@@ -188,6 +189,7 @@ class Recipe(nn.Module):
         for part in acting:  # all that the source has to do comes first: its workspace is free again for the target's
             part.before(images, rows)
         with ExitStack() as watching:
+            watching.enter_context(ShortAttention())
             for part in acting:
                 watching.enter_context(part.watch())
             logits = self.model(images)
