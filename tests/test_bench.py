@@ -131,7 +131,8 @@ def test_every_row_is_measured_and_those_that_must_compute_the_same_do(setting):
     assert saved["plain"] < min(saved["gta"], saved["unfused hooks"])
     assert all(r["peak_bytes"] > 0 for r in rows.values())
     weights = sum(p.numel() for p in setting.source.parameters()) * 4
-    assert (rows["plain"]["source_bytes"], rows["gta"]["source_bytes"]) == (0, weights)
+    assert rows["plain"]["source_bytes"] == 0
+    assert weights <= rows["gta"]["source_bytes"] < 2 * weights
     assert rows["output_attentions"]["against"] == "transformers plain"
     for name in ("unfused plain", "transformers plain"):  # the same products
         assert rows[name]["flops_ratio"] == pytest.approx(1)

@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+import gta.data.views as views_file
 from gta import GtaError
 from gta.data.folder import Sample, read_photos, read_split
 from gta.data.images import open_mask, open_rgb
 from gta.data.subsets import held_out, kept
-from gta.data.views import EpochSampler, TestViews, TrainViews, framed
+from gta.data.views import Decoded, EpochSampler, TestViews, TrainViews, framed, normalised
 
 MEAN, STD = (0.0,) * 3, (1.0,) * 3
 
@@ -257,6 +258,39 @@ def test_training_views_depend_on_seed_epoch_and_image_only(photos):
     assert not torch.equal(views[n + 3][0], first)
     assert not torch.equal(TrainViews(samples, 24, seed=1)[3][0], first)
     assert views[n + 3][1] == samples[3].label
+
+
+def test_photographs_are_decoded_once_as_far_as_memory_goes(photos, monkeypatch):
+    samples = read_photos(photos).train
+    opened: list[Path] = []
+    monkeypatch.setattr(views_file, "open_rgb", lambda path: opened.append(path) or open_rgb(path))
+    roomy, tight = TrainViews(samples, 24, seed=0), TrainViews(samples, 24, seed=0)
+    first = [roomy[i][0] for i in range(len(samples))]
+    assert len(opened) == len(samples)
+    again = [roomy[i][0] for i in range(len(samples))]
+    assert len(opened) == len(samples)
+    monkeypatch.setattr(views_file, "free_memory", lambda: 4 * 3 * 53 * 47 * 2.5)  # a quarter is room for two
+    opened.clear()
+    kept_out = [[tight[i][0] for i in range(len(samples))] for _ in range(2)]
+    assert len(opened) == 2 * len(samples) - 2
+    for views in (again, *kept_out):
+        assert all(torch.equal(a, b) for a, b in zip(first, views, strict=True))
+
+
+def test_large_photographs_are_reduced_to_twice_what_a_view_needs(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("RGB", (500, 290), "red").save(path)
+    assert Decoded(24).open(path).size == (84, 49)  # by 6: 290 // 48
+    assert Decoded(100).open(path).size == (500, 290)
+
+
+def test_views_normalised_by_the_batch_are_those_normalised_one_by_one(photos):
+    views = TrainViews(read_photos(photos).train, 24, seed=0)
+    images = torch.stack([views[i][0] for i in range(5)])
+    assert images.dtype == torch.uint8
+    one_by_one = torch.stack([(image / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+                              for image in images])  # fmt: skip
+    torch.testing.assert_close(normalised(images, MEAN, STD), one_by_one)
 
 
 def test_views_leave_the_global_generator_alone(photos):

@@ -185,7 +185,7 @@ def _title(axis: Any, text: str) -> None:
 
 
 def _colour(name: str) -> str:
-    return GREEN if name.startswith("gta") else GREY if name.endswith("plain") else RED
+    return GREEN if name.startswith("gta") else GREY if "plain" in name else RED
 
 
 def _draw_time(axis: Any, steps: Mapping[str, Any], floor: Mapping[str, float]) -> None:

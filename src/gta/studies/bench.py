@@ -104,7 +104,7 @@ def training_steps(setting: Setting, rounds: int) -> dict[str, Any]:
         line["over_flops"] = line["ratio"] / line["flops_ratio"]
         line["saved_bytes"] = saved_bytes(partial(_forward, row, setting), row.model.parameters())
         line["peak_bytes"] = peak_bytes(works[name], setting.device)
-        line["source_bytes"] = sum(_bytes(model) for model in row.beside)
+        line["source_bytes"] = sum(_bytes(model) for model in row.beside) + row.copies()
     return {"rows": found, "floor": _floor(setting, plain, found["gta"]["ratio"])}
 
 

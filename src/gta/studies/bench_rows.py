@@ -39,6 +39,7 @@ class Row:
         model: what is trained.
         forward: on the setting's images, to cross-entropy and penalty, float32 scalars.
         beside: models held in memory beside the one that is trained.
+        copies: bytes of copies of their weights.
         same: whether its penalty must be that of `gta` with λ = `WEIGHT`.
         against: the row that its time is compared with.
         steps: taken together, with the mean of their costs; more than one where a row's steps differ.
@@ -48,6 +49,7 @@ class Row:
     model: nn.Module
     forward: Callable[[], tuple[Tensor, Tensor]]
     beside: Sequence[nn.Module] = ()
+    copies: Callable[[], int] = lambda: 0
     same: bool = False
     against: str = "plain"
     steps: int = 1
@@ -66,11 +68,20 @@ def _method(setting: Setting, part: Part, says: str, rows: Callable[[], Tensor] 
     with setting.autocast(), torch.no_grad():
         for _ in range(getattr(part, "every", 1)):
             forward()
-    return Row(says, setting.target, forward, **more)
+    copies = part.guided.precision.copied_bytes if isinstance(part, GTA) else lambda: 0
+    return Row(says, setting.target, forward, copies=copies, **more)
 
 
 def plain_row(setting: Setting) -> Row:
     return _method(setting, Plain(), "cross-entropy alone")
+
+
+def _plain_as_it_comes(setting: Setting) -> Row:
+    def forward() -> tuple[Tensor, Tensor]:
+        logits = setting.target(setting.images)
+        return F.cross_entropy(logits.float(), setting.labels), torch.zeros((), device=setting.device)
+
+    return Row("cross-entropy alone, in plain PyTorch", setting.target, forward)
 
 
 def _gta(setting: Setting) -> Row:
@@ -169,6 +180,7 @@ def _transformers_attentions(setting: Setting) -> Row | None:
 
 ROWS: dict[str, Callable[[Setting], Row | None]] = {
     "plain": plain_row,
+    "plain as it comes": _plain_as_it_comes,
     "gta": _gta,
     "gta weight=auto": _gta_auto,
     "gta every=2": _gta_every_two,
