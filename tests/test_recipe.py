@@ -226,7 +226,11 @@ def test_composed_penalties_add_up(source, images):
 
 def test_the_state_dict_has_no_trace_of_parts(source):
     recipe = Recipe(gta.new_target(source, 3), source, [part_class(n)() for n in ("gta", "l2_sp", "lwf")])
-    keys = {f"model.{k}" for k in recipe.model.state_dict()} | {"own.lwf.weight", "own.lwf.bias", "own.gta.lowered"}
+    keys = {f"model.{k}" for k in recipe.model.state_dict()} | {
+        "own.lwf.weight",
+        "own.lwf.bias",
+        "own.gta._extra_state",
+    }
     assert set(recipe.state_dict()) == keys
     assert recipe.source is source
     twin = copy.deepcopy(source)

@@ -26,6 +26,7 @@ from gta.errors import GtaError
 from gta.guidance import Guided
 from gta.methods.parts import Part, Step
 from gta.outputs import Kind, LayerOutputs, read_outputs
+from gta.precision import SourcePrecision
 from gta.reuse import check_replay
 from gta.taps import Factors, Finished, Queries, RowTap, read_rows
 from gta.taps import Reading as Row
@@ -75,14 +76,12 @@ class GTA(Part):
             self.every,
             self.source_precision,
         )
-        self._state = _State()
         self._reading: Reading | None = None
         self._strength: float | Tensor = self.guided.weight
-        return self._state
+        return _State(self.guided.precision)
 
     def begin_step(self, done: int, steps: int) -> None:
         self.guided.step = done
-        self.guided.precision.lowered = bool(self._state.lowered)
 
     def before(self, images: Tensor, rows: Tensor | None = None) -> None:
         self.guided.bodies[0].check(images)
@@ -110,7 +109,6 @@ class GTA(Part):
         if self._reading is None:
             return None
         distance = self.guided.judged(self._reading.target(step.images), self._held)
-        self._state.lowered.fill_(self.guided.precision.lowered)
         if self._automatic:
             self._strength = self._balanced(step.loss.detach(), distance.detach())
         return self.every * self._strength * distance
@@ -128,13 +126,17 @@ class GTA(Part):
 
 
 class _State(nn.Module):
-    """What a resumed run must know to go on bit-identically."""
+    """What a resumed run must know to go on bit-identically: the precision that the source runs in."""
 
-    lowered: Tensor
-
-    def __init__(self) -> None:
+    def __init__(self, precision: SourcePrecision) -> None:
         super().__init__()
-        self.register_buffer("lowered", torch.tensor(False))
+        self._precision = precision
+
+    def get_extra_state(self) -> bool:
+        return self._precision.lowered
+
+    def set_extra_state(self, state: bool) -> None:
+        self._precision.lowered = state
 
 
 def _of_other_images(row: Row) -> Row:
