@@ -216,7 +216,7 @@ def _draw_memory(axis: Any, steps: Mapping[str, Any]) -> None:
         axis.barh(
             y, beside, left=peak, color="white", edgecolor=_colour(name), hatch="////", height=0.62, linewidth=0.8
         )
-        axis.text(peak + beside + 0.015 * most / unit, y, f"{peak:.3g}" + (f" + {beside:.2g}" if beside else ""),
+        axis.text(peak + beside + 0.015 * most / unit, y, f"{peak:.3g}" + (f" + {beside:.3g}" if beside else ""),
                   va="center", fontsize=8.5)  # fmt: skip
     axis.set_xlim(0, 1.3 * most / unit)
     axis.tick_params(left=False, labelleft=False)
