@@ -130,7 +130,7 @@ def test_the_check_finds_what_is_wrong(photos, tmp_path, capsys):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width == 6 * 132
     (photos / "test/class 0/broken.jpg").write_bytes(b"")
-    assert main(["data", "check", str(photos)]) == 2
+    assert main(["data", "check", str(photos), "--pictures", str(tmp_path / "sheet.png")]) == 2
     told = capsys.readouterr()
     assert "same_file: train/class 0/000.jpg and test/class 1/copy.jpg" in told.out
     assert "broken.jpg: empty file" in told.err

@@ -179,8 +179,8 @@ def attention(
     print(f"{out}: {drawn} images, {of_heads} heads and their mean")
 
 
-def check(data: str, pictures: str | None = None, download: bool = False, as_json: bool = False) -> None:
-    """Verify a data set: official counts, every file readable, images that are in train and test.
+def check(data: str, pictures: str = "data-check.png", download: bool = False, as_json: bool = False) -> None:
+    """Verify a data set: official counts, every file readable, images that are in train and test; draw samples.
 
     Args:
         data: NAME:ROOT, such as cub:DIR; a folder with train/CLASS/*; or a .csv file.
@@ -190,7 +190,7 @@ def check(data: str, pictures: str | None = None, download: bool = False, as_jso
     """
     from gta.data.check import check_data
 
-    found = check_data(data, None if pictures is None else Path(pictures), download)
+    found = check_data(data, Path(pictures), download)
     pairs = {"same_file": found.same, "look_alikes": found.alike}
     listed = {word: [[s.name, t.name] for s, t in of] for word, of in pairs.items()}
     if as_json:
@@ -202,6 +202,7 @@ def check(data: str, pictures: str | None = None, download: bool = False, as_jso
                 print(f"{word}: {train} and {test}")
             if len(of) > LISTED:
                 print(f"{word}: {len(of) - LISTED} more pairs; --json lists all")
+        print(f"Pictures {pictures}")
     if found.unreadable:
         listing = "\n".join(f"  {path}: {reason}" for path, reason in found.unreadable.items())
         raise GtaError(f"{len(found.unreadable)} files cannot be used:\n{listing}")
