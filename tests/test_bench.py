@@ -15,8 +15,9 @@ from gta.cli import main
 from gta.studies import bench as bench_file
 from gta.studies import meters
 from gta.studies.bench import training_steps, whole_maps
+from gta.studies.bench_options import Bench
 from gta.studies.bench_rows import ROWS, Row, unfused, unfused_rows
-from gta.studies.bench_setting import Bench, Setting, _peers
+from gta.studies.bench_setting import Setting, _peers
 from gta.studies.meters import LiveBytes, compared, flops, in_turn, line_through, saved_bytes
 from gta.taps import anatomy
 from tests.conftest import reference_rows, tiny_vit

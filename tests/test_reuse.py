@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torchvision.transforms import v2
 
 import gta.reuse as reuse_file
 from gta.cli import main
 from gta.data.folder import read_photos
 from gta.data.views import TrainViews, normalised, view_seed
 from gta.errors import GtaError
+from gta.methods.recipe import Recipe, make_parts
 from gta.reuse import RowStore, check_replay
-from gta.sources import load_source, source_info
+from gta.sources import load_source, new_target, source_info
+from gta.training.options import TrainOptions
+from gta.training.replay import stored_rows
 
 from .conftest import reference_rows, tiny_vit, write_photos
 
@@ -248,6 +253,7 @@ def test_many_runs_pay_for_the_source_once(world, tmp_path, monkeypatch, capsys)
     assert run("--workers", "1", "--weight", "auto") == []
     assert run("--method", "plain") == []  # sees the same views and needs no rows
     assert run("--layers", "last") == [24]
+    assert run("--layers", "0") == [24]  # as many, but others
     assert run("--fraction", "0.5") == []  # images that are there already
     assert run("--views", "3", "--epochs", "3") == [12]
     changed = next((photos / "train").rglob("*.jpg"))
@@ -264,6 +270,53 @@ def test_another_version_or_source_is_a_miss(world, tmp_path, monkeypatch):
     save_file(tiny_vit(seed=1, num_classes=0).state_dict(), other)
     assert main(words((world[0], other), tmp_path / "c", *arguments)) == 0
     assert len(list((tmp_path / "rows").iterdir())) == 3
+
+
+AUGMENT, FLIP = v2.RandAugment, v2.RandomHorizontalFlip
+
+
+@pytest.mark.parametrize(
+    ("where", "other"),
+    [
+        ("gta.data.views.v2.RandAugment", lambda **_: AUGMENT(num_ops=2, magnitude=8)),
+        ("gta.data.views.v2.RandomHorizontalFlip", lambda: FLIP(0.9)),
+        ("gta.data.views.reduced", lambda image, size: image),
+        ("gta.data.views.view_seed", lambda sha, view: view),
+    ],
+)
+def test_views_made_in_another_way_are_a_miss(world, tmp_path, monkeypatch, where, other):
+    """Also where neither the version nor the transform's description tells it."""
+    before = TrainViews(read_photos(world[0]).train, 40, seed=0, views=2).fingerprint()
+    assert before == TrainViews((), 40, seed=1, views=3).fingerprint()
+    monkeypatch.setattr(where, other)
+    assert before != TrainViews((), 40, seed=0, views=2).fingerprint()
+
+
+def test_the_key_names_all_that_rows_depend_on(world, tmp_path):
+    """Each of these alone makes another store."""
+    options = TrainOptions(data=str(world[0]), source=str(world[1]), out="", reuse=True, epochs=1, image_size=40,
+                           reuse_dir=str(tmp_path / "rows"))  # fmt: skip
+    photos = read_photos(world[0])
+
+    def stores(options: TrainOptions = options, mean: float = 0.5, fingerprint: str = "") -> int:
+        source = load_source(world[1], options.image_size)
+        info = replace(source_info(source), mean=(mean,) * 3)
+        views = TrainViews(photos.train, options.image_size, seed=0, views=8)
+        if fingerprint:
+            views.fingerprint = lambda: fingerprint
+        parts = make_parts(options)
+        method = Recipe(new_target(source, 3), source, parts)
+        stored_rows(options, parts, photos, info, views, method, 0)
+        return len(list((tmp_path / "rows").iterdir()))
+
+    assert stores() == 1
+    assert stores() == 1
+    assert stores(mean=0.4) == 2
+    assert stores(fingerprint="other") == 3
+    assert stores(replace(options, layers=[0])) == 4
+    assert stores(replace(options, layers=[1])) == 5  # as many rows, but others
+    assert stores(replace(options, image_size=48)) == 6
+    assert stores(replace(options, lr=1.0, weight=3.0, seed=9, views=1)) == 6
 
 
 def test_rows_of_other_pixels_stop_the_run(world, tmp_path, capsys, monkeypatch):

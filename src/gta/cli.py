@@ -31,6 +31,7 @@ from gta.commands import (
 from gta.errors import GtaError
 from gta.methods import METHODS, parts_of
 from gta.shown import first_line
+from gta.studies.bench_options import Bench
 from gta.studies.comparison import Comparison
 from gta.training.options import TrainOptions
 from gta.worlds.options import WorldOptions
@@ -95,10 +96,16 @@ def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Name
     training.add_argument("--resume", action="store_true", help="Go on with the unfinished run in --out.")
     training.add_argument("--overwrite", action="store_true", help="Replace a run in --out.")
     commands.add_subcommand("train", training, help=first_line(TrainOptions))
-    handlers: dict[str, Callable[[Namespace], None]] = {"train": train, "world": world, "compare": compare}
+    handlers: dict[str, Callable[[Namespace], None]] = {
+        "train": train,
+        "world": world,
+        "compare": compare,
+        "bench": bench,
+    }
     for name, options, flags in (
         ("world", WorldOptions, ("pretraining",)),
         ("compare", Comparison, ("reuse", "skip_unreadable")),
+        ("bench", Bench, ()),
     ):
         sub = DashedParser(description=first_line(options))
         sub.add_class_arguments(options, as_group=False, skip=set(flags))
@@ -113,7 +120,6 @@ def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Name
         attention: ("spec", "images"),
         demo: (),
         methods: (),
-        bench: (),
     }
     for function, names in positional.items():
         commands.add_subcommand(function.__name__, _described(function, names), help=first_line(function))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from jsonargparse import Namespace
 from gta.errors import GtaError
 from gta.methods import METHODS
 from gta.shown import cells, console, first_line, new_table, show
+from gta.studies.bench_options import Bench
 from gta.studies.comparison import Comparison
 from gta.training.options import TrainOptions
 from gta.worlds.options import WorldOptions
@@ -254,67 +256,37 @@ def compare(given: Namespace) -> None:
 
     comparison = Comparison(**{k: v for k, v in vars(given).items() if k != "config"})
     result, out = run(comparison), comparison.out
-    for title, rows in (("trials", result.grid), ("comparison", result.table)):
-        table = new_table(*rows[0], title=title)
-        for row in rows:
-            table.add_row(*cells(*("–" if value is None else str(value) for value in row.values())))
-        console().print(table)
+    _print_rows("trials", result.grid)
+    _print_rows("comparison", result.table)
     print(f"{result.notes}\nTables {out}/table.md, {out}/table.csv, {out}/grid.csv; runs {out}/runs")
 
 
-def bench(
-    source: str = TrainOptions.source,
-    out: str = "gta-bench",
-    heads: int | None = None,
-    image_size: int = 224,
-    batch_size: int = 32,
-    rounds: int = 9,
-    precision: Literal["auto", "32", "bf16"] = "auto",
-    layers: list[int] | str = "all",
-    full_size: int = 518,
-    full_batch: int = 2,
-) -> None:
-    """Measure what guidance costs on this machine: time, memory, FLOPs and growth.
-
-    Give the machine nothing else to do meanwhile.
-
-    Args:
-        source: Pre-trained ViT: timm:NAME, gta:butterflies, or a .safetensors, .pth or .pt file.
-        out: Folder for bench.json, bench.md and bench.png.
-        heads: Attention heads of the source, where they are not width / 64 and its file does not say.
-        image_size: Side of the images in px, a multiple of the patch size.
-        batch_size: Images per step, 2 or more.
-        rounds: How often everything is timed, in turn.
-        precision: "auto" takes bf16 autocast where the device computes it faster, else float32.
-        layers: Guided layers: all, last, or indices such as 0,5,-1 (a leading minus needs --layers=-1).
-        full_size: Image side in px at which whole N×N maps are compared.
-        full_batch: Images of which they are.
-    """
+def bench(given: Namespace) -> None:
     from gta.report.bench import tables, where, write_report
     from gta.studies.bench import bench as run
-    from gta.studies.bench_setting import Bench
-    from gta.training.runs import write_json
+    from gta.whole import write_json
 
-    options = Bench(
-        source=source, heads=heads, image_size=image_size, batch_size=batch_size, rounds=rounds, precision=precision,
-        layers=layers, full_size=full_size, full_batch=full_batch,
-    )  # fmt: skip
-    folder = Path(out)
+    options = Bench(**{k: v for k, v in vars(given).items() if k != "config"})
+    folder = Path(options.out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise GtaError(f"--out {out} cannot be made: {error.strerror or error}.") from error
+        raise GtaError(f"--out {options.out} cannot be made: {error.strerror or error}.") from error
     found = run(options, say=lambda what: print(what, file=sys.stderr, flush=True))
     write_json(folder / "bench.json", found)
     write_report(folder)
     print(where(found))
     for title, rows, notes in tables(found):
-        table = new_table(*rows[0], title=title)
-        for row in rows:
-            table.add_row(*cells(*("–" if value is None else value for value in row.values())))
-        console().print(table)
+        _print_rows(title, rows)
         print("\n".join(notes) + "\n")
     print(f"Results {folder / 'bench.json'}, tables {folder / 'bench.md'}, picture {folder / 'bench.png'}")
+
+
+def _print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    table = new_table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*cells(*("–" if value is None else str(value) for value in row.values())))
+    console().print(table)
 
 
 def train(given: Namespace) -> None:

@@ -246,7 +246,8 @@ class _RowBeside(torch.autograd.Function):
     """q and k as they are, for attention, and beside them the [cls] row, (B, H, N) float32.
 
     The row's gradient is added into that of attention: taken as a function of slices of q and k it would fill two more
-    tensors of their size with zeros and add them up, three times the work. Nothing goes through save_for_backward, so
+    tensors of their size with zeros and add them up, three times the work. Those may be written to: the q and k given
+    out go to attention and nowhere else, so nobody else has their gradients. Nothing goes through save_for_backward, so
     that a checkpointed block's recomputation, which nobody taps, saves as many tensors as its forward pass.
     """
 

@@ -24,6 +24,7 @@ from gta.data.images import open_mask, open_objects, open_rgb
 from gta.data.listing import Sample
 from gta.reuse import RowStore
 
+FINGERPRINTS = 16  # views: enough for most of RandAugment's operations
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
@@ -95,7 +96,17 @@ class TrainViews(Dataset[tuple[Tensor, ...]]):
 
     def draw(self, sample: Sample, seed: int) -> Tensor:
         """One view of an image: (3, size, size) uint8."""
-        image = self._decoded.open(sample.path)
+        return self._seen(self._decoded.open(sample.path), seed)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of views of a picture made for it: another one wherever pixels are made in another way."""
+        side = 5 * self.size  # large enough to be reduced
+        noise = torch.randint(256, (3, side, side + 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        picture = reduced(v2.functional.to_pil_image(noise), self.size)
+        pixels = (self._seen(picture, view_seed(f"{i:x}", i)).numpy().tobytes() for i in range(FINGERPRINTS))
+        return hashlib.sha256(b"".join(pixels)).hexdigest()
+
+    def _seen(self, image: Image.Image, seed: int) -> Tensor:
         generator = torch.default_generator  # torchvision draws from it
         before = generator.get_state()
         try:
@@ -113,8 +124,7 @@ def view_seed(sha256: str, view: int) -> int:
 class Decoded:
     """Photographs in memory as 8-bit RGB, decoded once, as far as a quarter of the free memory goes.
 
-    Those with four times the pixels across that a view needs, or more, are reduced by a whole factor to at least
-    twice as many, whether they are kept or not.
+    Whether one is kept or not changes nothing: all are `reduced`.
     """
 
     def __init__(self, size: int) -> None:
@@ -128,10 +138,7 @@ class Decoded:
     def open(self, path: Path) -> Image.Image:
         image = self._kept.get(path)
         if image is None:
-            image = open_rgb(path)
-            factor = min(image.size) // (2 * self._size)
-            if factor > 1:
-                image = image.reduce(factor)
+            image = reduced(open_rgb(path), self._size)
             if self._room is None:
                 workers = torch.utils.data.get_worker_info()
                 self._room = free_memory() / 4 / (1 if workers is None else workers.num_workers)
@@ -139,6 +146,12 @@ class Decoded:
             if self._room > 0:
                 self._kept[path] = image
         return image
+
+
+def reduced(image: Image.Image, size: int) -> Image.Image:
+    """An image of four times the pixels across that a view needs, or more, at a whole fraction of its size."""
+    factor = min(image.size) // (2 * size)
+    return image.reduce(factor) if factor > 1 else image
 
 
 def free_memory() -> float:

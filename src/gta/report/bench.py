@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from gta.studies.tables import markdown
-from gta.training.runs import write_text
+from gta.whole import replacing, write_text
 
 GREY, GREEN, RED, BLUE = "#6b7280", "#1a7f37", "#b42318", "#1d4ed8"
 MEGA, GIGA = 1e6, 1e9
@@ -175,9 +175,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8.5)
     figure.supxlabel(_short(found["setting"]), fontsize=8, color=GREY)
-    new = path.with_name(path.name + ".new")
-    figure.savefig(new, format="png")
-    new.replace(path)
+    with replacing(path) as new:
+        figure.savefig(new, format="png")
 
 
 def _title(axis: Any, text: str) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from gta.whole import write_text
+
 METHODS = ("plain", "gta")
 MEASURES = {  # name -> (label, unit, digits)
     "test_top1": ("test accuracy", " %", 1),
@@ -45,9 +47,7 @@ def write_report(folder: Path) -> Path:
         attention=_embedded(folder / "attention.png"),
     )
     path = folder / "report.html"
-    new = path.with_name("report.html.new")
-    new.write_text(page, encoding="utf-8")
-    new.replace(path)
+    write_text(path, page)
     return path
 
 

@@ -22,9 +22,10 @@ from gta.errors import GtaError
 from gta.full_maps import squared_difference
 from gta.guidance import Guided
 from gta.sources import new_target
+from gta.studies.bench_options import Bench
 from gta.studies.bench_pipeline import pipeline
 from gta.studies.bench_rows import ROWS, WEIGHT, Row, penalty_of, plain_row, unfused_rows
-from gta.studies.bench_setting import CLASSES, Bench, Setting, described, head_width, patch_of, patches_of
+from gta.studies.bench_setting import CLASSES, Setting, described, head_width, patch_of, patches_of
 from gta.studies.meters import compared, flops, in_turn, line_through, peak_bytes, saved_bytes
 from gta.taps import Factors, RowTap, anatomy, read_rows
 from gta.training.fit import load_for_training

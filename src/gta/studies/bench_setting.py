@@ -1,4 +1,4 @@
-"""Under what `gta bench` measures: its options, the models and images that every row shares, and the machine."""
+"""Under what `gta bench` measures: the models and images that every row shares, and the machine."""
 
 from __future__ import annotations
 
@@ -15,44 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
-from gta.errors import GtaError
 from gta.sources import new_target, source_info
+from gta.studies.bench_options import Bench
 from gta.taps import anatomy, resolve_layers
 from gta.training.fit import load_for_training, resolve_precision
-from gta.training.options import TrainOptions
 
 CLASSES = 10
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What is measured.
-
-    Attributes:
-        source, heads, image_size, batch_size, precision, layers: as in `TrainOptions`.
-        rounds: how often everything is timed.
-        full_size, full_batch: image side in px and images of which whole N×N maps are compared.
-    """
-
-    source: str
-    heads: int | None = None
-    image_size: int = 224
-    batch_size: int = 32
-    rounds: int = 9
-    precision: str = "auto"
-    layers: list[int] | str = "all"
-    full_size: int = 518
-    full_batch: int = 2
-
-    def __post_init__(self) -> None:
-        read = TrainOptions(data="", out="", layers=self.layers).layers  # "0,-1" is a list
-        object.__setattr__(self, "layers", read)
-        for name, least in (("image_size", 1), ("batch_size", 2), ("rounds", 2), ("full_size", 1), ("full_batch", 1)):
-            if getattr(self, name) < least:
-                flag = name.replace("_", "-")
-                raise GtaError(f"--{flag} {getattr(self, name)} cannot be used: write {least} or more.")
-        if self.precision not in ("auto", "32", "bf16"):
-            raise GtaError(f"--precision {self.precision} cannot be used: write auto, 32 or bf16.")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from gta.studies.tables import markdown, plus_minus, write_csv
 from gta.training.fit import load_for_training, train
 from gta.training.module import Diverged
 from gta.training.replay import check_reuse
-from gta.training.runs import CHECKPOINT, WEIGHTS, write_text
+from gta.training.runs import CHECKPOINT, WEIGHTS
+from gta.whole import write_text
 
 PLAN = "compare.yaml"
 DIVERGED = "diverged.txt"

@@ -20,7 +20,8 @@ from gta.sources import load_source, source_info
 from gta.studies.statistics import paired
 from gta.training.fit import train
 from gta.training.options import TrainOptions
-from gta.training.runs import load_weights, write_json
+from gta.training.runs import load_weights
+from gta.whole import write_json
 from gta.worlds import WorldOptions, write_world
 
 SOURCE = "gta:butterflies"

@@ -54,6 +54,7 @@ def measure(
     """
     views = TestViews(samples, info.image_size, info.mean, info.std)
     device = next(model.parameters()).device
+    prefixes = anatomy(model).prefix_tokens, anatomy(source).prefix_tokens
     hits, drift, masked = 0, 0.0, 0
     sums = dict.fromkeys(("object_mass", "source_object_mass", "jaccard", "source_jaccard"), 0.0)
     for images, labels, masks in loader(views, batch_size, workers):
@@ -61,13 +62,13 @@ def measure(
         logits, rows = logits_and_rows(model, images)
         _, source_rows = logits_and_rows(source, images)
         hits += int((logits.argmax(-1).cpu() == labels).sum())
-        drift += len(labels) * _drift(rows, source_rows, anatomy(model).prefix_tokens)
+        drift += len(labels) * _drift(rows, source_rows, prefixes[0])
         has = ~masks.isnan().any(-1).any(-1)
         if has.any():
             masked += int(has.sum())
             grid, mask = patch_grid(model, images), masks[has].to(device)
-            for which, of, last in (("", model, rows[-1]), ("source_", source, source_rows[-1])):
-                attention = patch_attention(last[has.to(device)], anatomy(of).prefix_tokens)
+            for which, prefix, last in zip(("", "source_"), prefixes, (rows[-1], source_rows[-1]), strict=True):
+                attention = patch_attention(last[has.to(device)], prefix)
                 sums[which + "object_mass"] += float(object_mass(attention, mask, grid).sum())
                 sums[which + "jaccard"] += float(jaccard(attention, mask, grid).sum())
     return {

@@ -45,8 +45,8 @@ from gta.training.runs import (
     open_folder,
     read_options,
     save_weights,
-    write_json,
 )
+from gta.whole import write_json
 
 
 def train(

@@ -22,6 +22,7 @@ from gta.errors import GtaError
 from gta.methods.parts import Batches, classifier_of
 from gta.methods.recipe import Recipe
 from gta.training.options import TrainOptions
+from gta.whole import replacing
 
 WARM_UP = 0.1  # of all steps
 STEM = ("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed", "norm_pre")
@@ -221,12 +222,10 @@ class Recorder(L.Callback):
         new = self.folder / "last.ckpt.new"
         trainer.save_checkpoint(new)  # on every process: sharded strategies gather here
         if trainer.is_global_zero:
-            table = self.folder / "metrics.csv.new"
-            with table.open("w", newline="") as file:
+            with replacing(self.folder / "metrics.csv") as table, table.open("w", newline="") as file:
                 writer = csv.DictWriter(file, self.COLUMNS)
                 writer.writeheader()
                 writer.writerows(self.rows)
-            os.replace(table, self.folder / "metrics.csv")
             os.replace(new, self.folder / "last.ckpt")  # last: what is resumed from it writes the table anew
 
 

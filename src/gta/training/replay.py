@@ -70,19 +70,18 @@ def stored_rows(
         "mean": info.mean,
         "std": info.std,
         "transform": repr(views.view),
-        "seeds": [view_seed("0" * 64, 0), view_seed("f" * 64, 1)],  # another way to draw views is another key
+        "views": views.fingerprint(),
         "device": device.type,
         "versions": {package: version(package) for package in COMPUTED_BY},
     }
     root = default_root() if options.reuse_dir is None else Path(options.reuse_dir)
     store = RowStore(root, key, (len(rows), *rows[0].shape[1:]))
     pairs = [(s.sha256, view) for s in photos.train for view in range(min(options.views, options.epochs))]
-    if store.missing(pairs):
-        store.check_room(len(store.missing(pairs)))
+    if missing := store.missing(pairs):
+        store.check_room(len(missing))
         with store.filling():  # another process may have filled it while this one waited
             missing = store.missing(pairs)
             if missing:
-                store.check_room(len(missing))
                 taken = size(store.bytes_for(len(missing)))
                 print(f"the source's rows of {len(missing)} views: {taken} in {store.folder}", file=sys.stderr)
                 store.add(missing, _compute(guide, photos, info, views, missing, device, options.batch_size, workers))

@@ -16,6 +16,7 @@ from torch import nn
 from gta.data.sets import resolved
 from gta.errors import GtaError
 from gta.training.options import TrainOptions
+from gta.whole import replacing
 
 CONFIG, RESULTS, WEIGHTS, CHECKPOINT = "config.yaml", "results.json", "model.safetensors", "last.ckpt"
 
@@ -98,24 +99,13 @@ def read_options(folder: Path) -> TrainOptions:
         raise GtaError(f"{path} cannot be read: {error}") from error
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8", errors="surrogateescape")  # file names may be any bytes
-    os.replace(new, path)
-
-
 def save_weights(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Write `model.safetensors`: a plain timm state dict; the metadata says how timm builds the model."""
     from safetensors.torch import save_file
 
-    new = folder / (WEIGHTS + ".new")
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, new, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
-    os.replace(new, folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as new:
+        save_file(tensors, new, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
 
 
 def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
