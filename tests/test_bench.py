@@ -241,6 +241,9 @@ def test_the_command_prints_tables_and_writes_them_with_a_picture(source_file, t
     found = json.loads(text)
     assert found["setting"]["layers"] == [0, 2]
     assert found["setting"]["precision"] == "bf16"
+    around = found["pipeline"]
+    assert around["ratio"] == compared(around["seconds"]["gta train"], around["seconds"]["by hand"])["ratio"]
+    assert all(0 < share < 1 for share in around["waiting"].values())
     off = found["steps"]["rows"]["gta"]["penalty_off"]
     assert off["float32"] < 1e-4 < off["bf16"]
     page = (out / "bench.md").read_text()

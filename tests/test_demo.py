@@ -66,6 +66,23 @@ def test_the_demo_from_world_to_page_and_on_to_more_seeds(tmp_path, capsys):
     assert "<circle" in page
 
 
+def test_the_difference_is_gtas_minus_plains_and_each_world_seeds_its_training(tmp_path, monkeypatch):
+    accuracies = {"plain": [30.0, 50.0, 40.0], "gta": [40.0, 45.0, 60.0]}
+    ran: list[tuple[str, int, str]] = []
+
+    def fake(options, *, resume):
+        ran.append((options.method, options.seed, options.data[-5:]))
+        measures = dict.fromkeys(("source_object_mass", "source_jaccard"), 0.1)
+        return {"test_top1": accuracies[options.method][options.seed], **measures}
+
+    monkeypatch.setattr(demo, "train", fake)
+    for name in ("draw", "write_report", "write_world"):
+        monkeypatch.setattr(demo, name, lambda *_: None)
+    found = demo.run_demo(str(tmp_path / "demo"), 3)
+    assert found["test"]["difference"] == pytest.approx((10 - 5 + 20) / 3)
+    assert ran == [(m, seed, f"seed{seed}") for seed in range(3) for m in ("plain", "gta")]
+
+
 @pytest.mark.usefixtures("small")
 def test_the_demo_refuses_what_it_must(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")

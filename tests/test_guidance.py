@@ -120,6 +120,21 @@ def test_gradient_equals_the_references(pair, images):
     assert all(p.grad is None and not p.requires_grad for p in source.parameters())
 
 
+def test_the_rows_gradient_is_added_to_one_that_cannot_be_written_to():
+    """A sum hands out one number expanded to the shape of what it summed."""
+    torch.manual_seed(0)
+    q, k = (torch.randn(2, 3, 6, 4, requires_grad=True) for _ in range(2))
+    tap = RowTap([0], 1)
+    query, key = tap.attention(q, k, k)
+    (query.sum() + 2 * key.sum() + tap.rows()[0].square().sum()).backward()
+    ours = q.grad, k.grad
+    q.grad = k.grad = None
+    row = torch.einsum("bhd,bhnd->bhn", q[:, :, 0], k[:, :, 1:]) / 2
+    (q.sum() + 2 * k.sum() + row.square().sum()).backward()
+    for a, b in zip(ours, (q.grad, k.grad), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_identical_models_give_exactly_zero(images):
     source = tiny_vit()
     _, penalty = gta.guide(copy.deepcopy(source), source)(images)

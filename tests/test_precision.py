@@ -201,6 +201,21 @@ def test_every_third_pass_is_guided_three_times_as_strongly(images):
     assert guided.step == 7  # evaluation is no step
 
 
+def test_every_second_training_step_is_guided_twice_as_strongly(images):
+    def penalties(every: int) -> list[float]:
+        source = _with_info(tiny_vit(num_classes=0))
+        torch.manual_seed(3)
+        recipe = Recipe(spread(gta.new_target(source, 3), 0.02), source, [GTA(every=every, source_precision="same")])
+        found = []
+        for step in (0, 1, 2, 7, 8):
+            recipe.begin_step(step, 100)
+            found.append(float(recipe(images, LABELS).penalty.detach()))
+        return found
+
+    once = penalties(1)
+    assert penalties(2) == pytest.approx([2 * once[0], 0, 2 * once[2], 0, 2 * once[4]])
+
+
 @pytest.mark.parametrize("every", [0, -1, 1.5])
 def test_every_must_be_a_number_of_steps(every):
     source = tiny_vit(num_classes=0)

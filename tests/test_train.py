@@ -76,6 +76,7 @@ def test_the_run_folder_is_complete(world):
     assert 0 <= results["object_mass"] <= 1
     assert results["penalty"] > 0
     assert results["drift"] > 0
+    assert 0 < results["data_wait"] < 1
     assert results["wall_seconds"] > 0
 
 
