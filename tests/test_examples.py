@@ -12,6 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForImageClassification, Dinov2Config, Dinov2Model
 
+from gta.cli import main as cli
 from gta.training.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
@@ -82,6 +83,18 @@ def test_learning_rates_prints_its_table(photos, source_file, tmp_path, capsys):
         assert table[2].startswith("| gta | 0.001 | 10.0 | 2 |")
         assert table[3].startswith("| gta | 0.001 | auto | 2 |")
         assert table[4].startswith("| plain | 0.001 | – | 2 |")
+
+
+def test_source_precision_prints_every_way(photos, source_file, tmp_path, capsys):
+    words = ("train", "--data", photos, "--source", source_file, "--out", tmp_path / "run")
+    assert cli([*map(str, words), "--image-size", "40", "--epochs", "1", "--lr", "1e-3"]) == 0
+    capsys.readouterr()
+    measure = load(ROOT / "benchmarks" / "source_precision.py").main
+    measure(str(source_file), str(tmp_path / "run"), str(photos), image_size=40, batch_size=4, rounds=1)
+    told = capsys.readouterr().out
+    assert "float32: " in told
+    assert "rows 0.0e+00, penalty +0.00%" in told
+    assert all(way in told for way in ("feed-forward bf16", "bf16 autocast", "fp16 autocast"))
 
 
 @pytest.mark.parametrize("name", [p.name for p in (ROOT / "benchmarks" / "results").glob("compare-*")])

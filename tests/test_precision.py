@@ -58,7 +58,7 @@ def test_feed_forward_layers_are_lowered_after_a_check_and_nothing_else(computes
 
 def test_the_penalty_stays_within_a_hundredth_and_is_exact_in_checks(computes_in, images):
     guided, _ = computes_in
-    guided.precision._forward = None
+    guided.precision.forward = None
     exact = float(guided(images)[1])
     fresh = gta.guide(guided.model, guided.source)
     penalties = [float(fresh(images)[1]) for _ in range(9)]

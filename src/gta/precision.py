@@ -4,7 +4,7 @@ Under autocast the source computes in what autocast computes in, as the target d
 not in every step, which changes no bit. In float32 its feed-forward layers, two thirds of its work, compute in bf16,
 and everything else, q and k above all, in float32. How far that moves the penalty is measured in the training itself:
 in steps 4, 8, 16, 32 and then every 32 the source runs both ways, and until the next such step it runs in bf16 only if
-the penalty differed by less than 1 %. (DINOv2 ViT-S, 126 px, drift 0.023: 0.7 % so, 3.7 % with all layers in bf16.)
+the penalty differed by less than 1 %. `benchmarks/source_precision.py` measures it (docs/cost.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class SourcePrecision:
     """Decides in which precision the source runs.
 
     Attributes:
-        lowered: whether its feed-forward layers compute in bf16 outside autocast; kept from check to check.
+        forward: weights of its feed-forward layers; None where they are not to be lowered.
+        lowered: whether these layers compute in bf16 outside autocast; kept from check to check.
     """
 
     def __init__(self, source: nn.Module, body: Anatomy, precision: str = "auto") -> None:
@@ -44,7 +45,7 @@ class SourcePrecision:
         usable = not is_compiled(source)  # a compiled pass has its weights built in
         self._all = LowWeights(m for _, m in linears) if usable else None
         forward = [m for name, m in linears if id(m) not in inside and f".{body.stack}." in f".{name}"]
-        self._forward = LowWeights(forward) if usable and forward and precision == "auto" else None
+        self.forward = LowWeights(forward) if usable and forward and precision == "auto" else None
         self.lowered = False
         self._trial: list[Reading] | None = None
 
@@ -54,24 +55,24 @@ class SourcePrecision:
             return run()
         self._trial = None
         if torch.is_autocast_enabled(device.type):
-            with _lower(self._all, torch.get_autocast_dtype(device.type)):
+            with lowering(self._all, torch.get_autocast_dtype(device.type)):
                 return run()
-        if self._forward is None or not has_fast_bf16(device):
+        if self.forward is None or not has_fast_bf16(device):
             return run()
         if step in FIRST_CHECKS or (step and step % CHECK_EVERY == 0):
-            with _lower(self._forward, torch.bfloat16):
+            with lowering(self.forward, torch.bfloat16):
                 self._trial = run()
             return run()
-        with _lower(self._forward if self.lowered else None, torch.bfloat16):
+        with lowering(self.forward if self.lowered else None, torch.bfloat16):
             return run()
 
     def copied_bytes(self) -> int:
         """Of the weights' copies in lower precision."""
-        return sum(low.bytes() for low in (self._all, self._forward) if low is not None)
+        return sum(low.bytes() for low in (self._all, self.forward) if low is not None)
 
     def forget(self) -> None:
         """Let go of the source's weights."""
-        self._all = self._forward = None
+        self._all = self.forward = None
 
     def judge(self, distance: Callable[[list[Reading]], Tensor], exact: Tensor) -> None:
         """After a step of a check: is the penalty of the lower precision, `distance` of its rows, `exact` enough?"""
@@ -103,7 +104,8 @@ class LowWeights:
         return found[1]
 
 
-def _lower(weights: LowWeights | None, dtype: torch.dtype) -> AbstractContextManager[Any]:
+def lowering(weights: LowWeights | None, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """While entered, the linear layers of these weights compute in `dtype`; None for none."""
     return nullcontext() if weights is None else _Lower(weights, dtype)
 
 

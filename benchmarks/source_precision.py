@@ -1,0 +1,67 @@
+"""How far a lower precision of the source moves its rows and the penalty, and what it takes.
+
+    python benchmarks/source_precision.py --source FILE --run RUN --data DIR --image_size 126
+
+RUN is a run of `gta train` from that source, whose drift is that of the penalties. `feed-forward bf16` is what float32
+training uses (`gta.precision`).
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+
+import gta
+from gta.data.folder import read_photos
+from gta.data.views import TrainViews, normalised
+from gta.precision import SourcePrecision, lowering
+from gta.sources import source_info
+from gta.taps import Reading
+from gta.training.runs import load_weights
+
+
+def main(source: str, run: str, data: str, image_size: int = 224, batch_size: int = 32, rounds: int = 7) -> None:
+    """Print, way by way: milliseconds, mean squared error of the rows, and relative error of the penalty."""
+    frozen = gta.load_source(source, image_size)
+    target, info = load_weights(Path(run))[0], source_info(frozen)
+    views = TrainViews(read_photos(data).train, image_size, seed=0)
+    every = max(1, len(views) // batch_size)
+    images = normalised(torch.stack([views[i * every][0] for i in range(batch_size)]), info.mean, info.std)
+    guided = gta.guide(target, frozen)
+    precision = SourcePrecision(frozen, guided.bodies[1])
+    ways: dict[str, Any] = {
+        "float32": nullcontext,
+        "feed-forward bf16": partial(lowering, precision.forward, torch.bfloat16),
+        "bf16 autocast": partial(torch.autocast, "cpu", torch.bfloat16),
+        "fp16 autocast": partial(torch.autocast, "cpu", torch.float16),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    rows: dict[str, list[Reading]] = {}
+    with torch.no_grad():
+        for _ in range(rounds):
+            for name, way in ways.items():
+                began, inside = time.perf_counter(), way()
+                assert isinstance(inside, AbstractContextManager)
+                with inside:
+                    rows[name] = guided.read_source(images)
+                seconds[name].append(time.perf_counter() - began)
+        with guided.tap() as tap:
+            target.eval()(images)
+        tuned = guided.target_rows(tap, images)
+        exact = float(guided.distance(tuned, rows["float32"]))
+        print(f"drift on these images: {exact:.3g}")
+        for name, read in rows.items():
+            error = float(guided.distance(read, rows["float32"]))
+            off = float(guided.distance(tuned, read)) / exact - 1
+            print(f"{name:>18}: {median(seconds[name]) * 1e3:6.0f} ms, rows {error:.1e}, penalty {off:+.2%}")
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
