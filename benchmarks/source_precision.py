@@ -9,11 +9,9 @@ training uses (`gta.precision`).
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 from jsonargparse import auto_cli
@@ -21,7 +19,7 @@ from jsonargparse import auto_cli
 import gta
 from gta.data.folder import read_photos
 from gta.data.views import TrainViews, normalised
-from gta.precision import SourcePrecision, lowering
+from gta.precision import SourcePrecision, lowered
 from gta.sources import source_info
 from gta.taps import Reading
 from gta.training.runs import load_weights
@@ -36,21 +34,28 @@ def main(source: str, run: str, data: str, image_size: int = 224, batch_size: in
     images = normalised(torch.stack([views[i * every][0] for i in range(batch_size)]), info.mean, info.std)
     guided = gta.guide(target, frozen)
     precision = SourcePrecision(frozen, guided.bodies[1])
-    ways: dict[str, Any] = {
-        "float32": nullcontext,
-        "feed-forward bf16": partial(lowering, precision.forward, torch.bfloat16),
-        "bf16 autocast": partial(torch.autocast, "cpu", torch.bfloat16),
-        "fp16 autocast": partial(torch.autocast, "cpu", torch.float16),
+    cpu = torch.device("cpu")
+
+    def read() -> list[Reading]:
+        return guided.read_source(images)
+
+    def under(dtype: torch.dtype) -> list[Reading]:
+        with torch.autocast("cpu", dtype):
+            return precision.rows(read, cpu, 1)
+
+    ways: dict[str, Callable[[], list[Reading]]] = {
+        "float32": read,
+        "feed-forward bf16": lambda: lowered(read, precision.forward, torch.bfloat16, cpu),
+        "bf16 autocast": lambda: under(torch.bfloat16),
+        "fp16 autocast": lambda: under(torch.float16),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     rows: dict[str, list[Reading]] = {}
     with torch.no_grad():
         for _ in range(rounds):
             for name, way in ways.items():
-                began, inside = time.perf_counter(), way()
-                assert isinstance(inside, AbstractContextManager)
-                with inside:
-                    rows[name] = guided.read_source(images)
+                began = time.perf_counter()
+                rows[name] = way()
                 seconds[name].append(time.perf_counter() - began)
         with guided.tap() as tap:
             target.eval()(images)

@@ -1,16 +1,20 @@
 """The source in a lower precision than the target, where that leaves the penalty alone.
 
 Under autocast the source computes in what autocast computes in, as the target does; its weights are then cast once and
-not in every step, which changes no bit. In float32 its feed-forward layers, two thirds of its work, compute in bf16,
-and everything else, q and k above all, in float32. How far that moves the penalty is measured in the training itself:
-in steps 4, 8, 16, 32 and then every 32 the source runs both ways, and until the next such step it runs in bf16 only if
-the penalty differed by less than 1 %. `benchmarks/source_precision.py` measures it (docs/cost.md).
+not in every step. In float32 its feed-forward layers, two thirds of its work, compute in bf16, and everything else, q
+and k above all, in float32. How far that moves the penalty is measured in the training itself: in steps 4, 8, 16, 32
+and then every 32 the source runs both ways, and until the next such step it runs in bf16 only if the penalty differed
+by less than 1 %. `benchmarks/source_precision.py` measures it (docs/cost.md).
+
+On CPUs the source's linear layers in bf16 are oneDNN's, which add the bias and apply GELU before they round: one
+rounding instead of three, and a pass through memory less.
 """
 
 from __future__ import annotations
 
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -55,16 +59,13 @@ class SourcePrecision:
             return run()
         self._trial = None
         if torch.is_autocast_enabled(device.type):
-            with lowering(self._all, torch.get_autocast_dtype(device.type)):
-                return run()
+            return lowered(run, self._all, torch.get_autocast_dtype(device.type), device)
         if self.forward is None or not has_fast_bf16(device):
             return run()
         if step in FIRST_CHECKS or (step and step % CHECK_EVERY == 0):
-            with lowering(self.forward, torch.bfloat16):
-                self._trial = run()
+            self._trial = lowered(run, self.forward, torch.bfloat16, device)
             return run()
-        with lowering(self.forward if self.lowered else None, torch.bfloat16):
-            return run()
+        return lowered(run, self.forward if self.lowered else None, torch.bfloat16, device)
 
     def copied_bytes(self) -> int:
         """Of the weights' copies in lower precision."""
@@ -82,16 +83,34 @@ class SourcePrecision:
             self._trial = None
 
 
+def lowered(run: Run, weights: LowWeights | None, dtype: torch.dtype, device: torch.device) -> list[Reading]:
+    """What `run` reads while the linear layers of these weights compute in `dtype`; None for none."""
+    if weights is None:
+        return run()
+    if weights.activations is None and _has_fused(device, dtype):
+        with _Study(weights):  # a pass of its own, so that all that count are alike, also in a resumed training
+            run()
+    with _Lower(weights, dtype):
+        return run()
+
+
 class LowWeights:
-    """Copies of linear layers' weights in a lower precision, made when first needed and again when they change."""
+    """Copies of linear layers' weights in a lower precision, made when first needed and again when they change.
+
+    Attributes:
+        activations: per layer the kind of GELU that its output goes to and nowhere else ("none" for the exact one,
+            "tanh"), or None; unknown before a `_Study`.
+    """
 
     def __init__(self, linears: Iterable[nn.Linear]) -> None:
         self._linears = list(linears)
         self._copies: dict[int, tuple[tuple[Any, ...], Tensor]] = {}
+        self.activations: list[str | None] | None = None
 
-    def own(self) -> set[int]:
-        """The ids of the weights as they are now."""
-        return {id(m.weight) for m in self._linears}
+    def own(self) -> dict[int, str | None]:
+        """By the ids of the weights as they are now: `activations`."""
+        kinds = self.activations or [None] * len(self._linears)
+        return {id(m.weight): kind for m, kind in zip(self._linears, kinds, strict=True)}
 
     def bytes(self) -> int:
         return sum(copy.numel() * copy.element_size() for _, copy in self._copies.values())
@@ -104,29 +123,80 @@ class LowWeights:
         return found[1]
 
 
-def lowering(weights: LowWeights | None, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """While entered, the linear layers of these weights compute in `dtype`; None for none."""
-    return nullcontext() if weights is None else _Lower(weights, dtype)
-
-
 class _Lower(TorchFunctionMode):
     """While entered, linear layers whose weights are given compute in `dtype`."""
 
     def __init__(self, weights: LowWeights, dtype: torch.dtype) -> None:
         super().__init__()
         self._weights, self._own, self._dtype = weights, weights.own(), dtype
+        self._activated: Tensor | None = None  # a layer's output that the next call would apply GELU to
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._activated is not None:
+            activated, self._activated = self._activated, None
+            assert func is F.gelu, "the source's forward pass is not what it was at first"
+            return activated
         return self._linear(*args, **kwargs) if func is F.linear else func(*args, **kwargs)
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if id(weight) not in self._own:
             return F.linear(x, weight, bias)
         low = None if bias is None else self._weights.get(bias, self._dtype)
-        return F.linear(x.to(self._dtype), self._weights.get(weight, self._dtype), low)
+        x, weight, kind = x.to(self._dtype), self._weights.get(weight, self._dtype), self._own[id(weight)]
+        if not _has_fused(x.device, self._dtype):
+            return F.linear(x, weight, low)
+        what, how = ("none", "") if kind is None else ("gelu", kind)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, low, what, [], how)
+        self._activated = None if kind is None else out
+        return out
+
+
+class _Study(TorchFunctionMode):
+    """While entered, finds the linear layers whose output goes to GELU and nowhere else.
+
+    That is: GELU is the very next call, and when the one after it comes the output has been freed.
+    """
+
+    def __init__(self, weights: LowWeights) -> None:
+        super().__init__()
+        self._weights, self._own = weights, weights.own()
+        self._used: Counter[int] = Counter()
+        self._found: Counter[tuple[int, str]] = Counter()
+        self._last: tuple[int, weakref.ref[Tensor]] | None = None  # the layer that was the last call
+        self._pair: tuple[int, str, weakref.ref[Tensor]] | None = None  # the layer and GELU that were
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self._settle()
+        last, self._last = self._last, None
+        out = func(*args, **kwargs)
+        if func is F.linear and id(args[1]) in self._own:
+            self._used[id(args[1])] += 1
+            self._last = id(args[1]), weakref.ref(out)
+        elif func is F.gelu and last is not None and last[1]() is args[0]:
+            self._pair = last[0], kwargs.get("approximate", "none"), last[1]
+        return out
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        kinds = {weight: kind for (weight, kind), times in self._found.items() if times == self._used[weight]}
+        self._weights.activations = [kinds.get(weight) for weight in self._own]
+
+    def _settle(self) -> None:
+        if self._pair is not None and self._pair[2]() is None:
+            self._found[self._pair[:2]] += 1
+        self._pair = None
+
+
+def _has_fused(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there is a product with bias and GELU in one, the one that torch.compile uses on CPUs."""
+    known = device.type == "cpu" and dtype == torch.bfloat16 and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return known and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class ShortAttention(TorchFunctionMode):

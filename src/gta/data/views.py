@@ -149,9 +149,8 @@ class Decoded:
 
 
 def reduced(image: Image.Image, size: int) -> Image.Image:
-    """An image of four times the pixels across that a view needs, or more, at a whole fraction of its size."""
-    factor = min(image.size) // (2 * size)
-    return image.reduce(factor) if factor > 1 else image
+    """An image with the shorter side at most twice that of a view; crops of half its area are still larger than one."""
+    return v2.functional.resize(image, [2 * size], interpolation=BICUBIC) if min(image.size) > 2 * size else image
 
 
 def free_memory() -> float:

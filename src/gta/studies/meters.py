@@ -144,9 +144,16 @@ def flops(work: Work) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    of_source = (
+        {torch.ops.mkldnn._linear_pointwise: _linear_flops} if hasattr(torch.ops.mkldnn, "_linear_pointwise") else {}
+    )
+    with FlopCounterMode(display=False, custom_mapping=of_source) as counter, sdpa_kernel(SDPBackend.MATH):
         work()
     return int(counter.get_total_flops())
+
+
+def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **unused: Any) -> int:
+    return 2 * math.prod(x) * weight[0]
 
 
 # --- growth -----------------------------------------------------------------------------------------------
