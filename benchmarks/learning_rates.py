@@ -1,4 +1,4 @@
-"""Plain and guided fine-tuning over learning rates, weights of the guide and seeds, as one table.
+"""Plain and guided fine-tuning over learning rates, weights, guides, distances and seeds, as one table.
 
     python benchmarks/learning_rates.py --data DIR --source FILE --image_size 126 \
         --out runs/lr --results benchmarks/results/garden.csv
@@ -20,10 +20,10 @@ from gta.studies.tables import append_csv, read_csv
 from gta.training.fit import train
 from gta.training.options import TrainOptions
 
-SETTING = ("method", "lr", "weight", "seed")
+SETTING = ("method", "lr", "weight", "guide", "distance")
 MEASURED = ("val_top1", "test_top1", "object_mass", "jaccard", "drift", "wall_seconds")
 COLUMNS = (
-    *SETTING, *MEASURED, "source_object_mass", "source_jaccard", "epochs", "batch_size", "image_size",
+    *SETTING, "seed", *MEASURED, "source_object_mass", "source_jaccard", "epochs", "batch_size", "image_size",
     "precision", "device", "data_digest", "versions",
 )  # fmt: skip
 
@@ -38,36 +38,45 @@ def main(
     weights: list[float | Literal["auto"]] = [10.0],  # noqa: B006
     methods: list[str] = ["plain", "gta"],  # noqa: B006
     lrs: list[float] = [1e-4, 3e-5],  # noqa: B006
+    guides: list[str] = ["logits"],  # noqa: B006
+    distances: list[str] = ["l2"],  # noqa: B006
     seeds: list[int] = [0, 1, 2],  # noqa: B006
     precision: Literal["auto", "32", "bf16", "16"] = "auto",
 ) -> None:
     """Run what is missing of the grid, seeds outermost, and print mean [lowest, highest] over seeds."""
     table = Path(results)
-    settings = [(m, w) for m in methods for w in (weights if "gta" in m.split("+") else [None])]
-    for seed, lr, (method, weight) in product(seeds, lrs, settings):
-        name = f"{method}-lr{lr:g}" + ("" if weight is None else f"-weight{weight}")
-        setting = (method, lr, "" if weight is None else str(weight), seed)
-        if any((r["method"], float(r["lr"]), r["weight"], int(r["seed"])) == setting for r in read_csv(table)):
-            continue
-        options = TrainOptions(
-            data=data, source=source, out=str(Path(out) / f"{name}-seed{seed}"), method=method, lr=lr,
-            seed=seed, image_size=image_size, epochs=epochs, weight=10.0 if weight is None else weight,
-            precision=precision, val_every=epochs, devices=1,
-        )  # fmt: skip
-        result = train(options, resume=True)
-        assert result is not None  # one device
-        append_csv(table, COLUMNS, result)
-        print(f"# {name} seed {seed}: {result['test_top1']:.1f} in {result['wall_seconds']:.0f} s", flush=True)
+    done = [tuple(line[c] for c in (*SETTING, "seed")) for line in read_csv(table)]
+    for seed, lr, method in product(seeds, lrs, methods):
+        guided = "gta" in method.split("+")
+        for weight, guide, distance in product(weights, guides, distances) if guided else [(None, None, None)]:
+            given = {"weight": weight, "guide": guide, "distance": distance} if guided else {}
+            setting = (method, str(lr), *("" if v is None else str(v) for v in (weight, guide, distance)), str(seed))
+            if setting in done:
+                continue
+            name = "-".join(part for part in setting if part)
+            options = TrainOptions(
+                data=data, source=source, out=str(Path(out) / name), method=method, lr=lr, seed=seed,
+                image_size=image_size, epochs=epochs, precision=precision, val_every=epochs, devices=1, **given,
+            )  # fmt: skip
+            result = train(options, resume=True)
+            assert result is not None  # one device
+            append_csv(table, COLUMNS, result)
+            print(f"# {name}: {result['test_top1']:.1f} in {result['wall_seconds']:.0f} s", flush=True)
 
-    groups: dict[tuple[float, str, float, str], list[dict[str, str]]] = {}
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for line in read_csv(table):
-        size = float(line["weight"].replace("auto", "inf") or 0)
-        groups.setdefault((-float(line["lr"]), line["method"], size, line["weight"]), []).append(line)
-    print("| method | lr | weight | seeds | " + " | ".join(MEASURED) + " |")
-    print("|---|---|---|---|" + "---|" * len(MEASURED))
-    for (lr, method, _, weight), lines in sorted(groups.items()):
-        cells = [_cell([line[c] for line in lines]) for c in MEASURED]
-        print(f"| {method} | {-lr:g} | {weight or '–'} | {len(lines)} | " + " | ".join(cells) + " |")
+        groups.setdefault(tuple(line[c] for c in SETTING), []).append(line)
+    varied = [i for i in range(len(SETTING)) if i < 3 or len({setting[i] for setting in groups} - {""}) > 1]
+    print("| " + " | ".join((*(SETTING[i] for i in varied), "seeds", *MEASURED)) + " |")
+    print("|" + "---|" * (len(varied) + 1 + len(MEASURED)))
+    for setting, lines in sorted(groups.items(), key=_rank):
+        shown = (*(setting[i] or "–" for i in varied), str(len(lines)))
+        print("| " + " | ".join((*shown, *(_cell([line[c] for line in lines]) for c in MEASURED))) + " |")
+
+
+def _rank(group: tuple[tuple[str, ...], list[dict[str, str]]]) -> tuple[float, str, float, tuple[str, ...]]:
+    method, lr, weight, *others = group[0]
+    return -float(lr), method, float(weight.replace("auto", "inf") or 0), tuple(others)
 
 
 def _cell(texts: list[str]) -> str:

@@ -76,13 +76,23 @@ def test_recipes_parse(path):
 def test_learning_rates_prints_its_table(photos, source_file, tmp_path, capsys):
     grid = load(ROOT / "benchmarks" / "learning_rates.py").main
     paths = (str(photos), str(source_file), str(tmp_path / "runs"), str(tmp_path / "results" / "r.csv"))
-    for seeds in ([0, 1], []):  # the second time nothing is trained
-        grid(*paths, image_size=40, epochs=1, weights=[10.0, "auto"], lrs=[1e-3], seeds=seeds)
-        table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-        assert len(table) == 5
-        assert table[2].startswith("| gta | 0.001 | 10.0 | 2 |")
-        assert table[3].startswith("| gta | 0.001 | auto | 2 |")
-        assert table[4].startswith("| plain | 0.001 | – | 2 |")
+
+    def table(**more):
+        grid(*paths, image_size=40, epochs=1, weights=[10.0, "auto"], lrs=[1e-3], **more)
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+
+    first = table(seeds=[0, 1])
+    assert [line.split(" 2 |")[0] for line in first[2:]] == [
+        "| gta | 0.001 | 10.0 |",
+        "| gta | 0.001 | auto |",
+        "| plain | 0.001 | – |",
+    ]
+    assert table(seeds=[]) == first  # nothing is trained
+    assert table(seeds=[0, 1]) == first  # nor here
+    more = table(seeds=[0], distances=["l2", "kl"])
+    assert more[3].startswith("| gta | 0.001 | 10.0 | l2 | 2 |")
+    assert more[2].startswith("| gta | 0.001 | 10.0 | kl | 1 |")
+    assert more[6].startswith("| plain | 0.001 | – | – | 2 |")
 
 
 def test_source_precision_prints_every_way(photos, source_file, tmp_path, capsys):
