@@ -139,6 +139,13 @@ def test_every_row_is_measured_and_those_that_must_compute_the_same_do(setting):
         assert rows[name]["flops_ratio"] == pytest.approx(1)
 
 
+@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no product with GELU")
+def test_flops_of_a_product_with_gelu_are_the_products():
+    x, weight = torch.randn(3, 5, 16), torch.randn(24, 16)
+    found = flops(lambda: torch.ops.mkldnn._linear_pointwise(x, weight, None, "gelu", [], "none"))
+    assert found == 2 * 3 * 5 * 16 * 24
+
+
 def test_flops_and_their_floor_by_hand(setting):
     """A block: q, k, v, their attention, its projection, an MLP four times as wide. Backward is twice forward, but
     for the patches' projection: nothing flows to the pixels."""

@@ -298,15 +298,26 @@ def test_auto_sets_the_weight_from_loss_and_distances(allowed, source, target, i
     done = Recipe(target, source, [part])(images, LABELS)
     with torch.no_grad():
         t, s = (torch.stack(reference_rows(m, images)) for m in (target, source))
-        distance, budget = (t - s).square().mean(), allowed * (s.roll(1, 1) - s).square().mean()
-        weight = F.cross_entropy(target(images), LABELS) / budget * min(1.0, (distance / budget).item())
-    assert (distance > budget) == (allowed < 1)  # both sides of the budget
+        each, units = ((t - s).square().mean((1, 3)), (s.roll(1, 1) - s).square().mean((1, 3)))  # (layers, heads)
+        distance, drift = each.mean(), (each / units).mean() / allowed
+        weight = F.cross_entropy(target(images), LABELS) / distance * drift * min(1.0, drift.item())
+    assert (drift > 1) == (allowed < 1)  # both sides of the budget
     torch.testing.assert_close(part.strength().double(), weight, rtol=1e-4, atol=0)
     torch.testing.assert_close(done.penalty.double(), weight * distance, rtol=1e-4, atol=0)
     (slope,) = torch.autograd.grad(done.penalty, target.blocks[0].attn.qkv.weight)
     fixed = penalty(GTA(weight=weight.item()), target, source, images)  # neither loss nor distance pass a gradient
     (expected,) = torch.autograd.grad(fixed, target.blocks[0].attn.qkv.weight)
     torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_head_that_looks_the_same_in_every_image_does_not_decide_alone(source, target, images):
+    part = GTA(weight="auto")
+    Recipe(target, source, [part])(images, LABELS)
+    each, units = torch.full((2, 2), 0.5), torch.tensor([[0.0, 5.0], [5.0, 10.0]])
+    part.guided.distances = lambda target, source: units
+    weight = part._balanced(torch.tensor(0.2), each)
+    drift = (0.5 / 5e-3 + 0.1 + 0.1 + 0.05) / 4 / 0.1  # a thousandth of the mean unit instead of 0
+    torch.testing.assert_close(weight, torch.tensor(0.2 * drift / 0.5))
 
 
 def test_auto_needs_two_images_and_survives_equal_ones(source, target, images):

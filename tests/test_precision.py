@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import gta
@@ -142,20 +143,32 @@ def error_of(rows, exact):
 
 
 @needs_fused
+@pytest.mark.parametrize("kind", ["none", "tanh"])
+def test_the_gelu_in_a_product_is_the_one_the_layer_has(kind):
+    layer, act, cpu = nn.Linear(16, 16, bias=False), nn.GELU(kind), torch.device("cpu")
+    nn.init.eye_(layer.weight)
+    x = torch.linspace(-3, -2, 16).bfloat16().float()[None]  # where both kinds are furthest apart
+    weights = LowWeights([layer])
+    with torch.no_grad():
+        ours = lowered(lambda: [act(layer(x))], weights, torch.bfloat16, cpu)[0]
+    assert weights.activations == [kind]
+    assert torch.equal(ours, act(x).bfloat16())
+
+
+@needs_fused
 @pytest.mark.parametrize("way", ["kept", "twice", "between"])
 def test_a_layer_whose_output_is_needed_beside_gelu_is_left_alone(way):
     first, act, last = nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)
 
     def run(x):
         y = first(x)
-        if way == "between":
-            y = y * 1
+        more = y.sum() if way == "between" else 0.0
         z = act(y)
+        more = y.sum() if way == "kept" else more
+        del y
         if way == "twice":
-            y = None
             z = z + first(x)
-        out = last(z)
-        return [out + y.sum() if way == "kept" else out]
+        return [last(z) + more]
 
     x, cpu = torch.randn(4, 8), torch.device("cpu")
     weights = LowWeights([first, last])
@@ -163,6 +176,17 @@ def test_a_layer_whose_output_is_needed_beside_gelu_is_left_alone(way):
         ours = lowered(lambda: run(x), weights, torch.bfloat16, cpu)[0]
     assert weights.activations == [None, None]
     assert torch.allclose(ours.float(), run(x)[0], atol=0.1, rtol=0.05)
+
+
+@needs_fused
+def test_a_layer_that_no_longer_goes_to_gelu_is_no_silent_mistake():
+    layer, cpu = nn.Linear(8, 8), torch.device("cpu")
+    weights = LowWeights([layer])
+    with torch.no_grad():
+        x = torch.randn(4, 8)
+        lowered(lambda: [F.gelu(layer(x))], weights, torch.bfloat16, cpu)
+        with pytest.raises(AssertionError, match="GELU"):
+            lowered(lambda: [layer(layer(x))], weights, torch.bfloat16, cpu)
 
 
 def test_weights_that_change_are_cast_again(images):

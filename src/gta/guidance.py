@@ -202,7 +202,7 @@ class Guided(nn.Module):
         with tap:
             output = run()
         self._count()
-        return output, self.every * self.weight * self.judged(self.target_rows(tap, images), source)
+        return output, self.every * self.weight * self.judged(self.target_rows(tap, images), source).mean()
 
     def due(self) -> bool:
         """Whether this step is one that is guided."""
@@ -224,17 +224,20 @@ class Guided(nn.Module):
         self._check_gradient(target)
         return target
 
-    def distance(self, target: list[Reading], source: list[Reading]) -> Tensor:
-        """Mean distance over images, heads and guided layers (each with its factor), without λ: float32 scalar."""
-        per_layer = torch.stack([self._distances(t, s).mean() for t, s in self._pairs(target, source)])
+    def distances(self, target: list[Reading], source: list[Reading]) -> Tensor:
+        """Mean distances over images, without λ: (guided layers, heads) float32; each layer's with its factor.
+
+        Of readings that are no rows of heads, as the ablations' outputs, the second dimension is that of tokens.
+        """
+        each = [self._distances(t, s).mean(0) for t, s in self._pairs(target, source)]
         if self.layer_weights is not None:
-            per_layer = per_layer * torch.tensor(self.layer_weights, device=per_layer.device)
-        return per_layer.mean()
+            each = [weight * distance for weight, distance in zip(self.layer_weights, each, strict=True)]
+        return torch.stack(each)
 
     def judged(self, target: list[Reading], source: list[Reading]) -> Tensor:
-        """`distance`; where the source ran in two precisions, it also decides which is to be used from now on."""
-        exact = self.distance(target, source)
-        self.precision.judge(lambda rows: self.distance(target, rows), exact)
+        """`distances`; where the source ran in two precisions, they also decide which is to be used from now on."""
+        exact = self.distances(target, source)
+        self.precision.judge(lambda rows: self.distances(target, rows).mean(), exact.mean())
         return exact
 
     def measure(self, images: Tensor, **options: Any) -> Tensor:

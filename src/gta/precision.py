@@ -124,28 +124,33 @@ class LowWeights:
 
 
 class _Lower(TorchFunctionMode):
-    """While entered, linear layers whose weights are given compute in `dtype`."""
+    """While entered, linear layers whose weights are given compute in `dtype`.
+
+    Where GELU is part of a layer's product, whoever looks at the layer's output (a hook) sees it after GELU.
+    """
 
     def __init__(self, weights: LowWeights, dtype: torch.dtype) -> None:
         super().__init__()
         self._weights, self._own, self._dtype = weights, weights.own(), dtype
-        self._activated: Tensor | None = None  # a layer's output that the next call would apply GELU to
+        self._activated: Tensor | None = None  # a layer's output after GELU, until the model asks for it
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self._activated is not None:
-            activated, self._activated = self._activated, None
-            assert func is F.gelu, "the source's forward pass is not what it was at first"
-            return activated
-        return self._linear(*args, **kwargs) if func is F.linear else func(*args, **kwargs)
+        if func is F.linear:
+            return self._linear(*args, **kwargs)
+        if func is F.gelu and self._activated is not None and args[0] is self._activated:
+            self._activated = None
+            return args[0]
+        return func(*args, **kwargs)
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if id(weight) not in self._own:
             return F.linear(x, weight, bias)
         low = None if bias is None else self._weights.get(bias, self._dtype)
         x, weight, kind = x.to(self._dtype), self._weights.get(weight, self._dtype), self._own[id(weight)]
+        assert self._activated is None, "a layer's output did not go to GELU as it did at first"
         if not _has_fused(x.device, self._dtype):
             return F.linear(x, weight, low)
         what, how = ("none", "") if kind is None else ("gelu", kind)
@@ -184,6 +189,7 @@ class _Study(TorchFunctionMode):
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
+        self._settle()
         kinds = {weight: kind for (weight, kind), times in self._found.items() if times == self._used[weight]}
         self._weights.activations = [kinds.get(weight) for weight in self._own]
 

@@ -5,9 +5,10 @@ softmax over all tokens, or all tokens' outputs of the attention modules or of t
 
 `weight="auto"` sets λ by itself, in each step anew:
 
-    λ = L / D* · min(1, D / D*),   D* = weight_budget · D(source on these images, source on other images)
+    λ = L / D · r · min(1, r),   r = mean over layers and heads of D(l, h) / A(l, h) / weight_budget
 
-L: this batch's cross-entropy; D: this batch's mean distance from the source; neither passes a gradient. See
+L: this batch's cross-entropy; D: this batch's mean distance from the source, D(l, h) that of one head; A(l, h), the
+head's unit: the distance between the source's own rows on these and on other images. None passes a gradient. See
 docs/methods.md for why.
 """
 
@@ -30,6 +31,8 @@ from gta.precision import SourcePrecision
 from gta.reuse import check_replay
 from gta.taps import Factors, Finished, Queries, RowTap, read_rows
 from gta.taps import Reading as Row
+
+LEAST_UNIT = 1e-3  # of the mean unit: a head that looks the same in every image must not decide alone
 
 
 @dataclass
@@ -108,18 +111,18 @@ class GTA(Part):
     def penalty(self, step: Step) -> Tensor | None:
         if self._reading is None:
             return None
-        distance = self.guided.judged(self._reading.target(step.images), self._held)
+        distances = self.guided.judged(self._reading.target(step.images), self._held)
         if self._automatic:
-            self._strength = self._balanced(step.loss.detach(), distance.detach())
-        return self.every * self._strength * distance
+            self._strength = self._balanced(step.loss.detach(), distances.detach())
+        return self.every * self._strength * distances.mean()
 
-    def _balanced(self, loss: Tensor, distance: Tensor) -> Tensor:
+    def _balanced(self, loss: Tensor, distances: Tensor) -> Tensor:
         if self._held[0].shape[0] < 2:
             raise GtaError("--weight auto compares the images of a batch: use a --batch-size of at least 2 per device.")
-        others = [_of_other_images(row) for row in self._held]
-        budget = self.weight_budget * self.guided.distance(others, self._held)
-        budget = budget.clamp(min=torch.finfo(budget.dtype).eps)  # images that all look the same
-        return loss / budget * (distance / budget).clamp(max=1)
+        apart = self.guided.distances([_of_other_images(row) for row in self._held], self._held)
+        least = (LEAST_UNIT * apart.mean()).clamp(min=torch.finfo(apart.dtype).eps)  # images that all look the same
+        drift = (distances / apart.maximum(least)).mean() / self.weight_budget
+        return loss * drift * drift.clamp(max=1) / distances.mean().clamp(min=torch.finfo(distances.dtype).tiny)
 
     def strength(self) -> float | Tensor:
         return self._strength

@@ -288,7 +288,7 @@ class _Guide:
     def _distance(self, source: list[Any]) -> None:
         leaves = [(q.detach().requires_grad_(), k.detach().requires_grad_()) for q, k in self.tuned]
         with torch.enable_grad():
-            distance = self.guided.distance(self._read(leaves), source)
+            distance = self.guided.distances(self._read(leaves), source).mean()
             torch.autograd.grad(distance, [t for pair in leaves for t in pair])
 
     def _read(self, pairs: list[tuple[Tensor, Tensor]]) -> list[Any]:
