@@ -179,6 +179,22 @@ def test_a_layer_whose_output_is_needed_beside_gelu_is_left_alone(way):
 
 
 @needs_fused
+def test_layers_may_share_a_weight_and_be_called_by_keywords():
+    layers, x, cpu = [nn.Linear(8, 8) for _ in range(3)], torch.randn(4, 8), torch.device("cpu")
+    layers[1].weight, layers[1].bias = layers[0].weight, layers[0].bias
+
+    def run():
+        first, second, third = layers
+        return [F.linear(input=F.gelu(second(F.gelu(first(x)))), weight=third.weight, bias=third.bias)]
+
+    weights = LowWeights(layers)
+    with torch.no_grad():
+        ours = lowered(run, weights, torch.bfloat16, cpu)[0]
+        assert torch.allclose(ours.float(), run()[0], atol=0.02)
+    assert weights.activations == ["none", "none", None]
+
+
+@needs_fused
 def test_a_layer_that_no_longer_goes_to_gelu_is_no_silent_mistake():
     layer, cpu = nn.Linear(8, 8), torch.device("cpu")
     weights = LowWeights([layer])

@@ -112,6 +112,10 @@ class LowWeights:
         kinds = self.activations or [None] * len(self._linears)
         return {id(m.weight): kind for m, kind in zip(self._linears, kinds, strict=True)}
 
+    def learn(self, kinds: dict[int, str]) -> None:
+        """Set `activations`, by the ids of the weights."""
+        self.activations = [kinds.get(id(m.weight)) for m in self._linears]
+
     def bytes(self) -> int:
         return sum(copy.numel() * copy.element_size() for _, copy in self._copies.values())
 
@@ -145,11 +149,11 @@ class _Lower(TorchFunctionMode):
             return args[0]
         return func(*args, **kwargs)
 
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if id(weight) not in self._own:
-            return F.linear(x, weight, bias)
+            return F.linear(input, weight, bias)
         low = None if bias is None else self._weights.get(bias, self._dtype)
-        x, weight, kind = x.to(self._dtype), self._weights.get(weight, self._dtype), self._own[id(weight)]
+        x, weight, kind = input.to(self._dtype), self._weights.get(weight, self._dtype), self._own[id(weight)]
         assert self._activated is None, "a layer's output did not go to GELU as it did at first"
         if not _has_fused(x.device, self._dtype):
             return F.linear(x, weight, low)
@@ -180,9 +184,10 @@ class _Study(TorchFunctionMode):
         self._settle()
         last, self._last = self._last, None
         out = func(*args, **kwargs)
-        if func is F.linear and id(args[1]) in self._own:
-            self._used[id(args[1])] += 1
-            self._last = id(args[1]), weakref.ref(out)
+        weight = id(args[1] if len(args) > 1 else kwargs.get("weight")) if func is F.linear else None
+        if weight in self._own:
+            self._used[weight] += 1
+            self._last = weight, weakref.ref(out)
         elif func is F.gelu and last is not None and last[1]() is args[0]:
             self._pair = last[0], kwargs.get("approximate", "none"), last[1]
         return out
@@ -191,7 +196,7 @@ class _Study(TorchFunctionMode):
         super().__exit__(*error)
         self._settle()
         kinds = {weight: kind for (weight, kind), times in self._found.items() if times == self._used[weight]}
-        self._weights.activations = [kinds.get(weight) for weight in self._own]
+        self._weights.learn(kinds)
 
     def _settle(self) -> None:
         if self._pair is not None and self._pair[2]() is None:
