@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import gta
+from gta.distances import DISTANCES
 from gta.methods import METHODS, part_class
 from gta.methods import cutmix as cutmix_file
 from gta.methods.attention_distill import AttentionDistill
@@ -19,7 +20,7 @@ from gta.methods.co_tuning import CoTuning
 from gta.methods.cutmix import CutMix
 from gta.methods.delta import Delta
 from gta.methods.feature_kd import FeatureKD
-from gta.methods.gta import GTA
+from gta.methods.gta import GTA, GUIDES
 from gta.methods.l2_sp import L2SP
 from gta.methods.lora import LoRA
 from gta.methods.lwf import LwF
@@ -318,6 +319,25 @@ def test_a_head_that_looks_the_same_in_every_image_does_not_decide_alone(source,
     weight = part._balanced(torch.tensor(0.2), each)
     drift = (0.5 / 5e-3 + 0.1 + 0.1 + 0.05) / 4 / 0.1  # a thousandth of the mean unit instead of 0
     torch.testing.assert_close(weight, torch.tensor(0.2 * drift / 0.5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"distance": name} for name in DISTANCES),
+        *({"guide": name} for name in GUIDES),
+        {"rows": "all"},
+        {"layers": [2]},
+    ],
+    ids=str,
+)
+def test_auto_weighs_whatever_is_held_as_much_as_the_loss_at_its_budget(options, source, target, images):
+    part = GTA(weight="auto", weight_budget=1.0, **options)
+    found = Recipe(target, source, [part])(images, LABELS)
+    share = (found.penalty / found.loss).item()  # r · min(1, r)
+    part = GTA(weight="auto", weight_budget=max(share, share**0.5), **options)
+    found = Recipe(target, source, [part])(images, LABELS)
+    torch.testing.assert_close(found.penalty, found.loss, rtol=1e-3, atol=0)
 
 
 def test_auto_needs_two_images_and_survives_equal_ones(source, target, images):
