@@ -110,7 +110,7 @@ def test_source_precision_prints_every_way(photos, source_file, tmp_path, capsys
 @pytest.mark.parametrize("name", [p.name for p in (ROOT / "benchmarks" / "results").glob("compare-*")])
 def test_the_page_shows_the_tables_of_comparisons(name):
     table = (ROOT / "benchmarks" / "results" / name / "table.md").read_text().split("\n\n")[0].strip()
-    assert table in (ROOT / "docs" / "methods.md").read_text()
+    assert table in (ROOT / "docs" / "results.md").read_text()
 
 
 @pytest.mark.parametrize(
