@@ -120,6 +120,7 @@ def test_the_page_shows_the_tables_of_comparisons(name):
         ("learning_rates", "auto-world.csv", "docs/results.md"),
         ("learning_rates", "auto-garden.csv", "docs/results.md"),
         ("learning_rates", "ablation-world.csv", "docs/results.md"),
+        ("learning_rates", "ablation-garden.csv", "docs/results.md"),
         ("demo_grid", "demo_grid.csv", "docs/demo.md"),
     ],
 )
