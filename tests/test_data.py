@@ -283,6 +283,7 @@ def test_large_photographs_are_reduced_to_twice_what_a_view_needs(tmp_path):
     Image.new("RGB", (500, 290), "red").save(path)
     assert Decoded(24).open(path).size == (82, 48)
     assert Decoded(145).open(path).size == (500, 290)
+    assert Decoded(200).open(path).size == (500, 290)  # never larger
 
 
 def test_views_normalised_by_the_batch_are_those_normalised_one_by_one(photos):
