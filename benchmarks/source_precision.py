@@ -62,9 +62,9 @@ def main(source: str, run: str, data: str, image_size: int = 224, batch_size: in
         tuned = guided.target_rows(tap, images)
         exact = float(guided.distances(tuned, rows["float32"]).mean())
         print(f"drift on these images: {exact:.3g}")
-        for name, read in rows.items():
-            error = float(guided.distances(read, rows["float32"]).mean())
-            off = float(guided.distances(tuned, read).mean()) / exact - 1
+        for name, found in rows.items():
+            error = float(guided.distances(found, rows["float32"]).mean())
+            off = float(guided.distances(tuned, found).mean()) / exact - 1
             print(f"{name:>18}: {median(seconds[name]) * 1e3:6.0f} ms, rows {error:.1e}, penalty {off:+.2%}")
 
 
