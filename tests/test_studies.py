@@ -125,6 +125,7 @@ def test_an_unequal_budget_is_refused_and_can_be_drawn():
 GRID = {"lr": [1e-4, 1e-3], "methods": {"plain": {}, "gta": {}, "soft": {"method": "gta", "weight": 0.1}}}
 # validation prefers 1e-4, test 1e-3: whoever looks at test is found out
 VAL = {("plain", 1e-4): 60.0, ("plain", 1e-3): 50.0, ("gta", 1e-4): 70.0, ("gta", 1e-3): 70.0}
+LOSS = {("plain", 1e-4): 2.0, ("plain", 1e-3): 1.0, ("gta", 1e-4): 1.0, ("gta", 1e-3): 1.5}
 
 
 @pytest.fixture
@@ -148,6 +149,7 @@ def arena(tmp_path, monkeypatch):
         gained = options.seed + 1 if options.method == "gta" else 0
         results = {
             "val_top1": VAL[options.method, options.lr],
+            "val_loss": LOSS[options.method, options.lr],
             "test_top1": (80 if options.lr == 1e-4 else 90) + options.seed + gained,
             "object_mass": 0.4, "jaccard": None, "drift": 0.01, "train_seconds": 5.0,
             "source_object_mass": 0.39, "source_jaccard": 0.5,
@@ -174,7 +176,7 @@ def comparison(folder: Path, **more: object) -> Comparison:
 def test_validation_chooses_and_fresh_seeds_are_reported(arena):
     folder, ran = arena
     result = compare(comparison(folder, out=str(folder / "out")))
-    assert [row["chosen"] for row in result.table] == ["lr0.0001"] * 3  # of equals the first; what diverged never
+    assert [row["chosen"] for row in result.table] == ["lr0.0001"] * 3  # what diverged never
     trials = {run for run in ran if run[2] >= 100}
     assert {seed for _, _, seed in trials} == {100}
     assert sorted(run for run in ran if run[2] < 100) == sorted(
@@ -189,6 +191,14 @@ def test_validation_chooses_and_fresh_seeds_are_reported(arena):
     assert gta["p"] == f"{2 * p:.3f}"  # two methods against plain
     assert "better may lie beyond: plain lr 0.0001 (lowest), gta lr 0.0001 (lowest)" in result.notes
     assert [row["val"] for row in result.grid] == ["60.0", "50.0", "70.0", "70.0", "70.0", "diverged"]
+
+
+def test_of_trials_equally_often_right_the_lowest_loss_is_chosen(arena, monkeypatch):
+    folder, _ = arena
+    monkeypatch.setitem(LOSS, ("gta", 1e-3), 0.5)
+    result = compare(comparison(folder, out=str(folder / "out"), methods=["plain", "gta"]))
+    assert [row["chosen"] for row in result.table] == ["lr0.0001", "lr0.001"]  # plain's loss is lower where it is wrong
+    assert [row["val loss"] for row in result.grid] == ["2.000", "1.000", "1.000", "0.500"]
 
 
 def test_the_folder_keeps_the_grid_and_all_runs(arena):
@@ -207,7 +217,7 @@ def test_the_folder_keeps_the_grid_and_all_runs(arena):
     assert float(table[1]["difference"]) == 2.0
     text = (out / "table.md").read_text()
     assert "| plain | lr0.0001 | 3 |" in text
-    assert "| soft | lr0.001 | diverged |" in text
+    assert "| soft | lr0.001 | diverged | – |" in text
     assert yaml.safe_load((out / "grid.yaml").read_text()) == GRID
     assert not list(out.rglob("last.ckpt"))
     models = {str(p.parent.relative_to(out / "runs")) for p in out.rglob("model.safetensors")}

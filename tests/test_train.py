@@ -29,8 +29,8 @@ from .conftest import TINY, tiny_vit, write_photos
 
 REQUIRED = (
     "method weight layers distance fraction seed epochs image_size lr train_images classes train_loss penalty "
-    "val_top1 test_top1 object_mass source_object_mass jaccard source_jaccard drift wall_seconds images_per_second "
-    "data_digest versions"
+    "val_top1 val_loss test_top1 object_mass source_object_mass jaccard source_jaccard drift wall_seconds "
+    "images_per_second data_digest versions"
 ).split()
 
 
@@ -109,6 +109,13 @@ def test_the_model_loads_without_gta(world):
         guesses = model.eval()(torch.stack([views[i][0] for i in range(len(views))])).argmax(-1)
     hits = sum(g == s.label for g, s in zip(guesses.tolist(), samples, strict=True))
     assert results["test_top1"] == pytest.approx(100 * hits / len(samples))
+
+    samples = read_photos(data).val
+    views = TestViews(samples, 40, mean, std)
+    with torch.no_grad():
+        right = model(torch.stack([views[i][0] for i in range(len(views))])).log_softmax(-1)
+    loss = -sum(float(row[s.label]) for row, s in zip(right, samples, strict=True)) / len(samples)
+    assert results["val_loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_training_learns_and_the_guide_lowers_drift(world, tmp_path):

@@ -3,12 +3,12 @@
     OUT/compare.yaml   what is compared
     OUT/grid.yaml      the grid that was used
     OUT/runs/NAME/…    every run's folder; what was done is not done again
-    OUT/grid.csv       every trial's validation accuracy
+    OUT/grid.csv       every trial's validation accuracy and loss
     OUT/runs.csv       every final run
     OUT/table.csv, OUT/table.md
 
 Trials are run with seeds of their own (from 100), the final runs with seeds 0, 1, …: no run that took part in choosing
-is in the table. Choosing reads the validation accuracy and nothing else.
+is in the table. Choosing reads the validation accuracy, of equals the validation loss, and nothing else.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -85,11 +86,12 @@ def compare(comparison: Comparison) -> Result:
         {
             "method": name,
             **{k: trial.values.get(k) for k in dict.fromkeys(k for ts in plan.values() for t in ts for k in t.values)},
-            "val_top1": value,
+            "val_top1": score and score.top1,
+            "val_loss": score and score.loss,
             "chosen": trial is chosen[name],
         }
         for name, trials in plan.items()
-        for trial, value in zip(trials, tried[name], strict=True)
+        for trial, score in zip(trials, tried[name], strict=True)
     ]
     write_csv(out / "grid.csv", grid_rows)
 
@@ -101,8 +103,17 @@ def compare(comparison: Comparison) -> Result:
     numbers = _numbers(runs, chosen)
     write_csv(out / "table.csv", numbers)
     shown, notes = [_shown(row) for row in numbers], _notes(comparison, plan, chosen, runs)
-    grid_shown = [{"method": n, "trial": t.label, "val": _percent(v), "chosen": "yes" if t is chosen[n] else ""}
-                  for n, trials in plan.items() for t, v in zip(trials, tried[n], strict=True)]  # fmt: skip
+    grid_shown = [
+        {
+            "method": name,
+            "trial": trial.label,
+            "val": "diverged" if score is None else f"{score.top1:.1f}",
+            "val loss": score and f"{score.loss:.3f}",
+            "chosen": "yes" if trial is chosen[name] else "",
+        }
+        for name, trials in plan.items()
+        for trial, score in zip(trials, tried[name], strict=True)
+    ]
     write_text(out / "table.md", f"{markdown(shown)}\n{notes}\n\n{markdown(grid_shown)}")
     return Result(shown, grid_shown, notes)
 
@@ -142,23 +153,30 @@ def _open(comparison: Comparison, out: Path) -> None:
         raise GtaError(f"--out {out} cannot be made: {error.strerror or error}.") from error
 
 
-def _try(trial: Trial, comparison: Comparison, base: Mapping[str, Any], out: Path) -> float | None:
-    """Mean validation accuracy of a trial; None if a run diverged."""
-    values = []
+class Score(NamedTuple):
+    """What a trial is chosen by: means over its seeds, on validation."""
+
+    top1: float
+    loss: float
+
+
+def _try(trial: Trial, comparison: Comparison, base: Mapping[str, Any], out: Path) -> Score | None:
+    """The score of a trial; None if a run diverged."""
+    runs = []
     for seed in range(FIRST_GRID_SEED, FIRST_GRID_SEED + comparison.grid_seeds):
         results = _run(trial, base, seed, out, keep=False)
         if results is None:
             return None
-        values.append(results["val_top1"])
-    return mean_and_spread(values)[0]
+        runs.append(results)
+    return Score(mean(r["val_top1"] for r in runs), mean(r["val_loss"] for r in runs))
 
 
-def _best(name: str, trials: Sequence[Trial], values: Sequence[float | None]) -> Trial:
-    """The trial with the best validation accuracy; of equals the first in the grid."""
-    finite = [(value, trial) for trial, value in zip(trials, values, strict=True) if value is not None]
+def _best(name: str, trials: Sequence[Trial], scores: Sequence[Score | None]) -> Trial:
+    """The trial with the best validation accuracy; of equals, as small validation sets have them, the lowest loss."""
+    finite = [(score, trial) for trial, score in zip(trials, scores, strict=True) if score is not None]
     if not finite:
         raise GtaError(f"all {len(trials)} trials of {name} diverged: give it lower learning rates in a --grid file.")
-    return max(finite, key=lambda pair: pair[0])[1]
+    return max(finite, key=lambda pair: (round(pair[0].top1, 6), -pair[0].loss))[1]
 
 
 def _run(trial: Trial, base: Mapping[str, Any], seed: int, out: Path, *, keep: bool) -> dict[str, Any] | None:
@@ -176,7 +194,7 @@ def _run(trial: Trial, base: Mapping[str, Any], seed: int, out: Path, *, keep: b
         results = None
     for name in (CHECKPOINT, *(() if keep else (WEIGHTS,))):
         (folder / name).unlink(missing_ok=True)
-    value = "diverged" if results is None else f"val {_percent(results['val_top1'])}"
+    value = "diverged" if results is None else f"val {results['val_top1']:.1f}"
     print(f"{trial.name} {trial.label} seed {seed}: {value}", file=sys.stderr, flush=True)
     return results
 
@@ -256,7 +274,3 @@ def _edges(trials: Sequence[Trial], chosen: Trial) -> Iterator[str]:
         tried = {v for trial in trials if isinstance(v := trial.values[key], (int, float))}
         if len(tried) > 1 and value in (min(tried), max(tried)):
             yield f"{chosen.name} {key} {value:g} ({'lowest' if value == min(tried) else 'highest'})"
-
-
-def _percent(value: float | None) -> str:
-    return "diverged" if value is None else f"{value:.1f}"

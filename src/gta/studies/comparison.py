@@ -22,7 +22,7 @@ class Comparison:
         source: Pre-trained ViT, as of gta train.
         seeds: Final runs of each method.
         grid: YAML file of what is tried of each method; by default the one shipped, which OUT/grid.yaml shows.
-        grid_seeds: Runs of each trial; their mean validation accuracy chooses.
+        grid_seeds: Runs of each trial; their mean validation accuracy chooses, of equals their loss.
         budget: Trials of each method, drawn from its grid; by default all.
         image_size: Side of the images in px, a multiple of the patch size.
         heads: Attention heads of the source, where they are not width / 64 and its file does not say.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from gta.attention.maps import logits_and_rows, patch_grid
 from gta.attention.metrics import jaccard, object_mass, patch_attention
@@ -17,19 +18,20 @@ from gta.taps import anatomy
 Measures = dict[str, float | None]
 
 
-def top1(
+def validate(
     model: nn.Module, info: SourceInfo, samples: Sequence[Sample], *, batch_size: int = 32, workers: int = 0
-) -> float:
-    """Share of samples whose first guess is right, in percent."""
+) -> tuple[float, float]:
+    """Share of samples whose first guess is right, in percent, and the mean cross-entropy (nats)."""
     views = TestViews(samples, info.image_size, info.mean, info.std)
     device = next(model.parameters()).device
     model.eval()
+    hits, loss = 0, 0.0
     with torch.no_grad():
-        hits = sum(
-            int((model(images.to(device)).argmax(-1).cpu() == labels).sum())
-            for images, labels, _ in loader(views, batch_size, workers)
-        )
-    return 100 * hits / len(samples)
+        for images, labels, _ in loader(views, batch_size, workers):
+            logits = model(images.to(device)).cpu()
+            hits += int((logits.argmax(-1) == labels).sum())
+            loss += float(cross_entropy(logits, labels, reduction="sum"))
+    return 100 * hits / len(samples), loss / len(samples)
 
 
 def measure(

@@ -32,7 +32,7 @@ from gta.methods.parts import Batches, adds
 from gta.methods.recipe import Recipe, complete_settings, make_parts
 from gta.precision import has_fast_bf16
 from gta.sources import SourceInfo, load_source, new_target, source_info
-from gta.training.evaluate import measure, top1
+from gta.training.evaluate import measure, validate
 from gta.training.module import FineTuning, Recorder
 from gta.training.options import TrainOptions
 from gta.training.replay import check_reuse, stored_rows
@@ -277,8 +277,10 @@ def _evaluate(
             "classes": list(photos.classes),
         },
     )
+    val_top1, val_loss = validate(target, info, photos.val, workers=workers) if photos.val else (None, None)
     results: dict[str, Any] = {
-        "val_top1": top1(target, info, photos.val, workers=workers) if photos.val else None,
+        "val_top1": val_top1,
+        "val_loss": val_loss,
         "test_top1": None,
         **dict.fromkeys(("object_mass", "source_object_mass", "jaccard", "source_jaccard", "drift")),
     }
