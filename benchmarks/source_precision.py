@@ -19,7 +19,7 @@ from jsonargparse import auto_cli
 import gta
 from gta.data.folder import read_photos
 from gta.data.views import TrainViews, normalised
-from gta.precision import SourcePrecision, lowered
+from gta.precision import SourcePrecision
 from gta.sources import source_info
 from gta.taps import Reading
 from gta.training.runs import load_weights
@@ -34,20 +34,23 @@ def main(source: str, run: str, data: str, image_size: int = 224, batch_size: in
     images = normalised(torch.stack([views[i * every][0] for i in range(batch_size)]), info.mean, info.std)
     guided = gta.guide(target, frozen)
     precision = SourcePrecision(frozen, guided.bodies[1])
-    cpu = torch.device("cpu")
+    compiled = SourcePrecision(frozen, guided.bodies[1], compiled=True)
 
-    def read() -> list[Reading]:
-        return guided.read_source(images)
-
-    def under(dtype: torch.dtype) -> list[Reading]:
+    def under(dtype: torch.dtype, precision: SourcePrecision) -> list[Reading]:
         with torch.autocast("cpu", dtype):
-            return precision.rows(read, cpu, 1)
+            return precision.rows(guided.read_source, images, 1)
+
+    def forward_low(precision: SourcePrecision) -> list[Reading]:
+        precision.lowered = True
+        return precision.rows(guided.read_source, images, 1)
 
     ways: dict[str, Callable[[], list[Reading]]] = {
-        "float32": read,
-        "feed-forward bf16": lambda: lowered(read, precision.forward, torch.bfloat16, cpu),
-        "bf16 autocast": lambda: under(torch.bfloat16),
-        "fp16 autocast": lambda: under(torch.float16),
+        "float32": lambda: guided.read_source(images),
+        "feed-forward bf16": lambda: forward_low(precision),
+        "feed-forward bf16, compiled": lambda: forward_low(compiled),
+        "bf16 autocast": lambda: under(torch.bfloat16, precision),
+        "bf16 autocast, compiled": lambda: under(torch.bfloat16, compiled),
+        "fp16 autocast": lambda: under(torch.float16, precision),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     rows: dict[str, list[Reading]] = {}
@@ -65,7 +68,7 @@ def main(source: str, run: str, data: str, image_size: int = 224, batch_size: in
         for name, found in rows.items():
             error = float(guided.distances(found, rows["float32"]).mean())
             off = float(guided.distances(tuned, found).mean()) / exact - 1
-            print(f"{name:>18}: {median(seconds[name]) * 1e3:6.0f} ms, rows {error:.1e}, penalty {off:+.2%}")
+            print(f"{name:>28}: {median(seconds[name]) * 1e3:6.0f} ms, rows {error:.1e}, penalty {off:+.2%}")
 
 
 if __name__ == "__main__":

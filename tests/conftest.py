@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 SHARED = Path(__file__).parents[2] / "shared"
+HAS_COMPILER = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++", "c++")))  # torch.compile's
 TINY = {"patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2}
 
 

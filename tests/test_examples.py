@@ -104,7 +104,10 @@ def test_source_precision_prints_every_way(photos, source_file, tmp_path, capsys
     told = capsys.readouterr().out
     assert "float32: " in told
     assert "rows 0.0e+00, penalty +0.00%" in told
-    assert all(way in told for way in ("feed-forward bf16", "bf16 autocast", "fp16 autocast"))
+    assert all(
+        way in told
+        for way in ("feed-forward bf16", "feed-forward bf16, compiled", "bf16 autocast, compiled", "fp16 autocast")
+    )
 
 
 @pytest.mark.parametrize("name", [p.name for p in (ROOT / "benchmarks" / "results").glob("compare-*")])

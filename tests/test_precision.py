@@ -145,12 +145,12 @@ def error_of(rows, exact):
 @needs_fused
 @pytest.mark.parametrize("kind", ["none", "tanh"])
 def test_the_gelu_in_a_product_is_the_one_the_layer_has(kind):
-    layer, act, cpu = nn.Linear(16, 16, bias=False), nn.GELU(kind), torch.device("cpu")
+    layer, act = nn.Linear(16, 16, bias=False), nn.GELU(kind)
     nn.init.eye_(layer.weight)
     x = torch.linspace(-3, -2, 16).bfloat16().float()[None]  # where both kinds are furthest apart
     weights = LowWeights([layer])
     with torch.no_grad():
-        ours = lowered(lambda: [act(layer(x))], weights, torch.bfloat16, cpu)[0]
+        ours = lowered(lambda x: [act(layer(x))], x, weights, torch.bfloat16)[0]
     assert weights.activations == [kind]
     assert torch.equal(ours, act(x).bfloat16())
 
@@ -170,39 +170,39 @@ def test_a_layer_whose_output_is_needed_beside_gelu_is_left_alone(way):
             z = z + first(x)
         return [last(z) + more]
 
-    x, cpu = torch.randn(4, 8), torch.device("cpu")
+    x = torch.randn(4, 8)
     weights = LowWeights([first, last])
     with torch.no_grad():
-        ours = lowered(lambda: run(x), weights, torch.bfloat16, cpu)[0]
+        ours = lowered(run, x, weights, torch.bfloat16)[0]
     assert weights.activations == [None, None]
     assert torch.allclose(ours.float(), run(x)[0], atol=0.1, rtol=0.05)
 
 
 @needs_fused
 def test_layers_may_share_a_weight_and_be_called_by_keywords():
-    layers, x, cpu = [nn.Linear(8, 8) for _ in range(3)], torch.randn(4, 8), torch.device("cpu")
+    layers, x = [nn.Linear(8, 8) for _ in range(3)], torch.randn(4, 8)
     layers[1].weight, layers[1].bias = layers[0].weight, layers[0].bias
 
-    def run():
+    def run(x):
         first, second, third = layers
         return [F.linear(input=F.gelu(second(F.gelu(first(x)))), weight=third.weight, bias=third.bias)]
 
     weights = LowWeights(layers)
     with torch.no_grad():
-        ours = lowered(run, weights, torch.bfloat16, cpu)[0]
-        assert torch.allclose(ours.float(), run()[0], atol=0.02)
+        ours = lowered(run, x, weights, torch.bfloat16)[0]
+        assert torch.allclose(ours.float(), run(x)[0], atol=0.02)
     assert weights.activations == ["none", "none", None]
 
 
 @needs_fused
 def test_a_layer_that_no_longer_goes_to_gelu_is_no_silent_mistake():
-    layer, cpu = nn.Linear(8, 8), torch.device("cpu")
+    layer = nn.Linear(8, 8)
     weights = LowWeights([layer])
     with torch.no_grad():
         x = torch.randn(4, 8)
-        lowered(lambda: [F.gelu(layer(x))], weights, torch.bfloat16, cpu)
+        lowered(lambda x: [F.gelu(layer(x))], x, weights, torch.bfloat16)
         with pytest.raises(AssertionError, match="GELU"):
-            lowered(lambda: [layer(layer(x))], weights, torch.bfloat16, cpu)
+            lowered(lambda x: [layer(layer(x))], x, weights, torch.bfloat16)
 
 
 def test_weights_that_change_are_cast_again(images):

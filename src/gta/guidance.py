@@ -46,6 +46,7 @@ def guide(
     layer_weights: Sequence[float] | None = None,
     every: int = 1,
     source_precision: str = "auto",
+    source_compile: bool = False,
 ) -> Guided:
     """Guide `model` by the attention of `source`.
 
@@ -66,6 +67,8 @@ def guide(
         source_precision: "auto" lets the source's feed-forward layers compute in bf16 in float32 training, where the
             device is faster at it and while that changes the penalty by less than 1 %; "same" never does. Under
             autocast both are the target's.
+        source_compile: compile the source's pass up to its last row (torch.compile, once for each shape of the images,
+            which takes a quarter of a minute; on CPUs it needs a C++ compiler). The rows are the same up to rounding.
 
     Returns:
         A module that maps images to (logits, penalty).
@@ -73,7 +76,9 @@ def guide(
     Raises:
         GtaError: the models do not match, have no [cls] token, or an option is out of range.
     """
-    return Guided(model, source, weight, layers, distance, reduction, rows, layer_weights, every, source_precision)
+    return Guided(
+        model, source, weight, layers, distance, reduction, rows, layer_weights, every, source_precision, source_compile
+    )
 
 
 class Guided(nn.Module):
@@ -106,6 +111,7 @@ class Guided(nn.Module):
         layer_weights: Sequence[float] | None = None,
         every: int = 1,
         source_precision: str = "auto",
+        source_compile: bool = False,
     ) -> None:
         super().__init__()
         if model is source:
@@ -144,7 +150,7 @@ class Guided(nn.Module):
         self.step = 0
         self._distance = DISTANCES[distance] if isinstance(distance, str) else distance
         self.bodies = (target_is, source_is)
-        self.precision = SourcePrecision(source, source_is, source_precision)
+        self.precision = SourcePrecision(source, source_is, source_precision, source_compile)
         self._hidden_source: tuple[nn.Module, ...] = (
             source.requires_grad_(False).eval(),
         )  # in a tuple, so no submodule
@@ -273,11 +279,17 @@ class Guided(nn.Module):
 
     def source_rows(self, images: Tensor, **options: Any) -> list[Reading]:
         """The source's rows of these images, without autograd, one reading per guided layer."""
-        return self.in_its_precision(lambda: self.read_source(images, **options), images)
+        if options and self.precision.compiles:
+            raise GtaError(
+                f"source_compile=True cannot be used with keywords of the forward ({', '.join(options)}): it compiles "
+                "one computation for all steps. Leave one of them out."
+            )
+        return self.in_its_precision(lambda images: self.read_source(images, **options), images)
 
-    def in_its_precision(self, run: Callable[[], list[Reading]], images: Tensor) -> list[Reading]:
+    def in_its_precision(self, run: Callable[[Tensor], list[Reading]], images: Tensor) -> list[Reading]:
         """What `run` reads of the source, run in the precision of this step."""
-        return self.precision.rows(run, images.device, self.step // self.every)
+        self.ready_source(images)
+        return self.precision.rows(run, images, self.step // self.every)
 
     def read_source(self, images: Tensor, **options: Any) -> list[Reading]:
         """The same in the precision that is set, whatever the step."""

@@ -7,7 +7,7 @@ and then every 32 the source runs both ways, and until the next such step it run
 by less than 1 %. `benchmarks/source_precision.py` measures it (docs/cost.md).
 
 On CPUs the source's linear layers in bf16 are oneDNN's, which add the bias and apply GELU before they round: one
-rounding instead of three, and a pass through memory less.
+rounding instead of three, and a pass through memory less. A compiled source (`gta.compiled`) fuses more than that.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gta.anatomy import Anatomy, is_compiled
+from gta.compiled import CompiledSource
 from gta.errors import GtaError
 from gta.taps import Reading
 
@@ -30,7 +31,7 @@ TOLERANCE = 0.01  # of the penalty
 FIRST_CHECKS = (4, 8, 16)
 CHECK_EVERY = 32
 
-Run = Callable[[], list[Reading]]
+Run = Callable[[Tensor], list[Reading]]
 
 
 class SourcePrecision:
@@ -41,7 +42,9 @@ class SourcePrecision:
         lowered: whether these layers compute in bf16 outside autocast; kept from check to check.
     """
 
-    def __init__(self, source: nn.Module, body: Anatomy, precision: str = "auto") -> None:
+    def __init__(self, source: nn.Module, body: Anatomy, precision: str = "auto", compiled: bool = False) -> None:
+        if compiled and is_compiled(source):
+            raise GtaError("the source is compiled already: leave source_compile out, which compiles less of it.")
         if precision not in ("auto", "same"):
             raise GtaError(f'source_precision={precision!r} is not known: use "auto" or "same".')
         inside = {id(m) for attention in body.attentions for m in attention.modules()}
@@ -51,29 +54,44 @@ class SourcePrecision:
         forward = [m for name, m in linears if id(m) not in inside and f".{body.stack}." in f".{name}"]
         self.forward = LowWeights(forward) if usable and forward and precision == "auto" else None
         self.lowered = False
+        self._compiled = CompiledSource(source) if compiled else None
         self._trial: list[Reading] | None = None
 
-    def rows(self, run: Run, device: torch.device, step: int) -> list[Reading]:
+    def rows(self, run: Run, images: Tensor, step: int) -> list[Reading]:
         """What `run`, the source's forward pass, reads, in the precision of this step."""
         if torch.compiler.is_compiling():
-            return run()
+            return run(images)
         self._trial = None
+        device = images.device
         if torch.is_autocast_enabled(device.type):
-            return lowered(run, self._all, torch.get_autocast_dtype(device.type), device)
+            return self._pass(run, images, self._all, torch.get_autocast_dtype(device.type))
         if self.forward is None or not has_fast_bf16(device):
-            return run()
+            return self._pass(run, images, None)
         if step in FIRST_CHECKS or (step and step % CHECK_EVERY == 0):
-            self._trial = lowered(run, self.forward, torch.bfloat16, device)
-            return run()
-        return lowered(run, self.forward if self.lowered else None, torch.bfloat16, device)
+            self._trial = self._pass(run, images, self.forward)
+            return self._pass(run, images, None)
+        return self._pass(run, images, self.forward if self.lowered else None)
+
+    @property
+    def compiles(self) -> bool:
+        return self._compiled is not None
+
+    def _pass(
+        self, run: Run, images: Tensor, weights: LowWeights | None, dtype: torch.dtype = torch.bfloat16
+    ) -> list[Reading]:
+        if self._compiled is None:
+            return lowered(run, images, weights, dtype)
+        if weights is not self.forward:  # as it is, or as autocast casts it
+            return self._compiled.rows(run, images, "whole")
+        return self._compiled.rows(lambda images: lowered(run, images, weights, dtype, fused=False), images, "lowered")
 
     def copied_bytes(self) -> int:
         """Of the weights' copies in lower precision."""
-        return sum(low.bytes() for low in (self._all, self.forward) if low is not None)
+        return sum(copies.bytes() for copies in (self._all, self.forward, self._compiled) if copies is not None)
 
     def forget(self) -> None:
         """Let go of the source's weights."""
-        self._all = self.forward = None
+        self._all = self.forward = self._compiled = None
 
     def judge(self, distance: Callable[[list[Reading]], Tensor], exact: Tensor) -> None:
         """After a step of a check: is the penalty of the lower precision, `distance` of its rows, `exact` enough?"""
@@ -83,15 +101,21 @@ class SourcePrecision:
             self._trial = None
 
 
-def lowered(run: Run, weights: LowWeights | None, dtype: torch.dtype, device: torch.device) -> list[Reading]:
-    """What `run` reads while the linear layers of these weights compute in `dtype`; None for none."""
+def lowered(
+    run: Run, images: Tensor, weights: LowWeights | None, dtype: torch.dtype, fused: bool = True
+) -> list[Reading]:
+    """What `run` reads while the linear layers of these weights compute in `dtype`; None for none.
+
+    `fused` lets them be oneDNN's, with bias and GELU.
+    """
     if weights is None:
-        return run()
-    if weights.activations is None and _has_fused(device, dtype):
+        return run(images)
+    fused = fused and _has_fused(images.device, dtype)
+    if fused and weights.activations is None:
         with _Study(weights):  # a pass of its own, so that all that count are alike, also in a resumed training
-            run()
-    with _Lower(weights, dtype):
-        return run()
+            run(images)
+    with _Lower(weights, dtype, fused):
+        return run(images)
 
 
 class LowWeights:
@@ -133,9 +157,9 @@ class _Lower(TorchFunctionMode):
     Where GELU is part of a layer's product, whoever looks at the layer's output (a hook) sees it after GELU.
     """
 
-    def __init__(self, weights: LowWeights, dtype: torch.dtype) -> None:
+    def __init__(self, weights: LowWeights, dtype: torch.dtype, fused: bool) -> None:
         super().__init__()
-        self._weights, self._own, self._dtype = weights, weights.own(), dtype
+        self._weights, self._own, self._dtype, self._fused = weights, weights.own(), dtype, fused
         self._activated: Tensor | None = None  # a layer's output after GELU, until the model asks for it
 
     def __torch_function__(
@@ -155,7 +179,7 @@ class _Lower(TorchFunctionMode):
         low = None if bias is None else self._weights.get(bias, self._dtype)
         x, weight, kind = input.to(self._dtype), self._weights.get(weight, self._dtype), self._own[id(weight)]
         assert self._activated is None, "a layer's output did not go to GELU as it did at first"
-        if not _has_fused(x.device, self._dtype):
+        if not self._fused:
             return F.linear(x, weight, low)
         what, how = ("none", "") if kind is None else ("gelu", kind)
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, low, what, [], how)

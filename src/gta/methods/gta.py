@@ -49,6 +49,7 @@ class GTA(Part):
     rows: Queries = "cls"
     every: int = 1
     source_precision: str = "auto"
+    source_compile: bool = False
 
     paper: ClassVar[str] = "arXiv 2401.02656"
     flat: ClassVar[bool] = True
@@ -78,6 +79,7 @@ class GTA(Part):
             self.layer_weights,
             self.every,
             self.source_precision,
+            self.source_compile,
         )
         self._reading: Reading | None = None
         self._strength: float | Tensor = self.guided.weight
@@ -92,7 +94,7 @@ class GTA(Part):
         if self.guided.weight != 0 and self.guided.due():  # else the source need not run
             reading = self._reading = GUIDES[self.guide](self.guided)
             self._held: list[Row] = (
-                self.guided.in_its_precision(lambda: reading.source(images), images)
+                self.guided.in_its_precision(reading.source, images)
                 if rows is None
                 else [Finished(row) for row in rows.float().unbind(1)]
             )

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gta.errors import GtaError
 from gta.methods.gta import GTA
 from gta.methods.parts import Part
 from gta.methods.plain import Plain
@@ -87,6 +88,15 @@ def _plain_as_it_comes(setting: Setting) -> Row:
 def _gta(setting: Setting) -> Row:
     part = GTA(weight=WEIGHT, layers=setting.layers)
     return _method(setting, part, "guided, the source beside the target", beside=[setting.source], same=True)
+
+
+def _gta_compiled(setting: Setting) -> Row | None:
+    part = GTA(weight=WEIGHT, layers=setting.layers, source_compile=True)
+    says = "guided, the source's pass compiled (--source-compile)"
+    try:
+        return _method(setting, part, says, beside=[setting.source], same=True)
+    except GtaError:  # torch.compile has no compiler here
+        return None
 
 
 def _gta_auto(setting: Setting) -> Row:
@@ -182,6 +192,7 @@ ROWS: dict[str, Callable[[Setting], Row | None]] = {
     "plain": plain_row,
     "plain as it comes": _plain_as_it_comes,
     "gta": _gta,
+    "gta compiled": _gta_compiled,
     "gta weight=auto": _gta_auto,
     "gta every=2": _gta_every_two,
     "gta reuse": _gta_reuse,

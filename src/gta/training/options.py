@@ -46,6 +46,8 @@ class TrainOptions:
         every: Guide every so many steps only, with that multiple of the weight (gta).
         source_precision: auto lets the source's feed-forward layers compute in bf16 in float32 training, where that is
             faster and while it changes the penalty by less than 1 percent; same never does (gta).
+        source_compile: Compile the source's pass (gta): a quarter of a minute at the start, for up to a quarter less of
+            its time in every step. On CPUs it needs a C++ compiler.
         reuse: Give every training image a fixed number of views, the same in every run, compute the source's rows of
             them once (gta), and keep them for this and other runs.
         views: How many views (reuse).
@@ -89,6 +91,7 @@ class TrainOptions:
     temperature: float = 1.0
     every: int = 1
     source_precision: Literal["auto", "same"] = "auto"
+    source_compile: bool = False
     reuse: bool = False
     views: int = 8
     reuse_dir: str | None = None

@@ -35,6 +35,10 @@ def check_reuse(options: TrainOptions, parts: Sequence[Part]) -> None:
             "source never sees the same twice. Leave --reuse out."
         )
     for part in parts:
+        if isinstance(part, GTA) and part.source_compile:
+            raise GtaError(
+                "--reuse runs the source once, and --source-compile is for many times: leave one of them out."
+            )
         if isinstance(part, GTA) and (part.guide != "logits" or part.rows not in ("cls", "pool")):
             what = f"--guide {part.guide}" if part.guide != "logits" else f"--rows {part.rows}"
             raise GtaError(f"--reuse stores rows of logits, and {what} needs more than that: leave one of them out.")
