@@ -81,7 +81,7 @@ class SourcePrecision:
     ) -> list[Reading]:
         if self._compiled is None:
             return lowered(run, images, weights, dtype)
-        if weights is not self.forward:  # as it is, or as autocast casts it
+        if weights is None or weights is self._all:  # as it is, or as autocast casts it
             return self._compiled.rows(run, images, "whole")
         return self._compiled.rows(lambda images: lowered(run, images, weights, dtype, fused=False), images, "lowered")
 
