@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import gta
+from gta.attention import draw
 from gta.attention.localise import (
     box_overlap,
     correct_localisation,
@@ -27,6 +28,7 @@ from gta.data.folder import read_photos
 from gta.data.images import open_objects
 from gta.data.listing import Sample
 from gta.data.views import ObjectViews
+from gta.sources import source_info
 from gta.training.evaluate import measure
 from gta.training.runs import save_weights
 
@@ -259,3 +261,24 @@ def test_data_without_masks_is_refused(make_photos, source_file, capsys):
     root = make_photos(splits={"train": 3, "test": 2}, masks=False)
     assert main(["attention", str(source_file), "--data", str(root)]) == 2
     assert "none of the images has a mask" in capsys.readouterr().err
+
+
+def test_pictures_say_green_what_was_recognised_and_red_what_it_was_taken_for(
+    photos, source_file, tmp_path, monkeypatch
+):
+    source = gta.load_source(source_file, image_size=40)
+    data = read_photos(photos)
+    model = gta.new_target(source, len(data.classes))
+    with torch.no_grad():  # whatever it sees
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.eye(len(data.classes))[1])
+    sheets = []
+    monkeypatch.setattr(draw, "_sheet", lambda groups, path: sheets.append(groups))
+    draw.draw_maps(source, {"tuned": model}, source_info(source), data.test, data.classes, tmp_path / "maps.png")
+    (groups,) = sheets
+    told = {(panels[0].title, panels[2].title, panels[2].line, panels[2].colour) for panels in groups}
+    always = data.classes[1]
+    assert told == {
+        (name, "tuned", "✓ recognised", draw.GREEN) if name == always else (name, "tuned", f"✗ {always}", draw.RED)
+        for name in data.classes
+    }
