@@ -19,8 +19,13 @@ def test_whoever_reads_sees_the_old_file_or_the_new_one(tmp_path):
 def test_what_fails_half_way_leaves_what_was_there(tmp_path):
     path = tmp_path / "table.csv"
     write_text(path, "old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as new:
-        new.write_text("half")
-        raise ZeroDivisionError
+
+    def half() -> None:
+        with replacing(path) as new:
+            new.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        half()
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
     assert path.read_text() == "old"

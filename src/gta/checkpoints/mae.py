@@ -44,7 +44,7 @@ def _is_mae(tensors: Tensors) -> bool:
 
 
 def _convert(tensors: Tensors) -> Converted:
-    return Converted({k: v for k, v in tensors.items() if k != "mask_token"})
+    return Converted(tensors)
 
 
 MAE = Layout("MAE", STEM, PLAIN, _convert, marks=("cls_token", "pos_embed"), sign=_is_mae)

@@ -11,7 +11,7 @@ from gta.checkpoints.layout import PLAIN, STEM, Converted, Layout, Tensors
 
 def _same(tensors: Tensors) -> Converted:
     """timm's names as they are; a mask token is of use in pre-training only."""
-    return Converted({k: v for k, v in tensors.items() if k != "mask_token"})
+    return Converted(tensors)
 
 
 def _without_mask(tensors: Tensors) -> Converted:
