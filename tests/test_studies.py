@@ -173,9 +173,10 @@ def comparison(folder: Path, **more: object) -> Comparison:
     return Comparison(**{**values, **more})
 
 
-def test_validation_chooses_and_fresh_seeds_are_reported(arena):
+def test_validation_chooses_and_fresh_seeds_are_reported(arena, capsys):
     folder, ran = arena
     result = compare(comparison(folder, out=str(folder / "out")))
+    assert capsys.readouterr().err.startswith("6 trials, then 9 final runs; ")
     assert [row["chosen"] for row in result.table] == ["lr0.0001"] * 3  # what diverged never
     trials = {run for run in ran if run[2] >= 100}
     assert {seed for _, _, seed in trials} == {100}
