@@ -77,6 +77,21 @@ def test_under_autocast_they_are_as_close_to_float32_as_those_of_eager_passes(im
     assert 0 < error(ours) < 2 * error(wanted)
 
 
+@pytest.mark.skipif(
+    not precision_file._has_fused(torch.device("cpu"), torch.bfloat16), reason="this CPU has no fused product in bf16"
+)
+def test_weights_are_constants_that_products_take_packed(images):
+    """Where torch.compile does not take them so it casts them in every pass, and no product has a GELU in it."""
+    guided = pair(source_compile=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        guided.source_rows(images)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            guided.source_rows(images)
+    names = {event.key for event in seen.key_averages()}
+    assert "mkldnn::_linear_pointwise" in names
+    assert not names & {"aten::addmm", "aten::gelu", "aten::copy_"}
+
+
 def test_the_graph_ends_at_the_last_guided_row(images):
     seen = []
     for layers in ("all", [0]):

@@ -8,6 +8,7 @@ graph.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -50,12 +51,15 @@ class CompiledSource:
         device = images.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         key = (way, tuple(images.shape), images.dtype, images.device, low)
+        as_constants: AbstractContextManager[Any] = nullcontext()
         if key not in self._passes:
             graph, forms = traced(run, images)
-            options: Any = {"freezing": True, "triton.cudagraphs": True}
+            options: Any = {"triton.cudagraphs": True}
             self._passes[key] = torch.compile(graph.forward, dynamic=False, options=options), forms
+            as_constants = _frozen()
         compiled, forms = self._passes[key]
-        with torch.no_grad(), torch.autocast(device, enabled=False):  # its casts are in the graph
+        # casts are in the graph, autocast's too
+        with as_constants, torch.no_grad(), torch.autocast(device, enabled=False):
             try:
                 given = compiled(images)
             except Exception as error:  # of many kinds: no C++ compiler, a disk that is full, …
@@ -73,6 +77,14 @@ class CompiledSource:
 
     def _tensors(self) -> Iterator[Tensor]:
         return chain(self._source.parameters(), self._source.buffers())
+
+
+def _frozen() -> AbstractContextManager[Any]:
+    """While entered, what is compiled has its weights as constants, cast and packed; as an option of torch.compile it
+    comes too late for the part that reads the graph."""
+    from torch._inductor import config
+
+    return config.patch(freezing=True)  # type: ignore[no-any-return]
 
 
 def traced(run: Callable[[Tensor], list[Reading]], images: Tensor) -> tuple[GraphModule, list[Form]]:

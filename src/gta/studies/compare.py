@@ -79,8 +79,8 @@ def compare(comparison: Comparison) -> Result:
     _open(comparison, out)
     used = {"lr": grid["lr"], "methods": {name: grid["methods"][name] for name in comparison.names}}
     write_text(out / "grid.yaml", yaml.safe_dump(used, sort_keys=False))
-    trials, finals = sum(map(len, plan.values())) * comparison.grid_seeds, len(plan) * comparison.seeds
-    print(f"{trials} trials, then {finals} final runs; what {out} has already is not run again", file=sys.stderr)
+    first, then = sum(map(len, plan.values())) * comparison.grid_seeds, len(plan) * comparison.seeds
+    print(f"{first} trials, then {then} final runs; what {out} has already is not run again", file=sys.stderr)
 
     tried = {name: [_try(trial, comparison, base, out) for trial in trials] for name, trials in plan.items()}
     chosen = {name: _best(name, plan[name], values) for name, values in tried.items()}

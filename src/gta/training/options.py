@@ -46,7 +46,7 @@ class TrainOptions:
         every: Guide every so many steps only, with that multiple of the weight (gta).
         source_precision: auto lets the source's feed-forward layers compute in bf16 in float32 training, where that is
             faster and while it changes the penalty by less than 1 percent; same never does (gta).
-        source_compile: Compile the source's pass (gta): a quarter of a minute at the start, for up to a quarter less of
+        source_compile: Compile the source's pass (gta): a quarter of a minute at the start, for up to a third less of
             its time in every step. On CPUs it needs a C++ compiler.
         reuse: Give every training image a fixed number of views, the same in every run, compute the source's rows of
             them once (gta), and keep them for this and other runs.
