@@ -50,7 +50,7 @@ class CompiledSource:
             self._weights = weights
         device = images.device.type
         low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        key = (way, tuple(images.shape), images.dtype, images.device, low)
+        key = (way, tuple(images.shape), images.stride(), images.dtype, images.device, low)
         as_constants: AbstractContextManager[Any] = nullcontext()
         if key not in self._passes:
             graph, forms = traced(run, images)
@@ -63,9 +63,10 @@ class CompiledSource:
             try:
                 given = compiled(images)
             except Exception as error:  # of many kinds: no C++ compiler, a disk that is full, …
+                what = " ".join((type(error).__name__, *str(error).strip().splitlines()[:1]))
                 raise GtaError(
-                    f"the source could not be compiled ({type(error).__name__}: {str(error).strip().splitlines()[0]}): "
-                    "leave --source-compile (source_compile=True) out, or see that torch.compile works here."
+                    f"the source could not be compiled ({what}): leave --source-compile (source_compile=True) out, or "
+                    "see that torch.compile works here."
                 ) from error
         # a CUDA graph writes its next results over these
         return _read(iter([t.clone() for t in given] if device == "cuda" else given), forms)
