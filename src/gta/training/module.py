@@ -54,6 +54,7 @@ class FineTuning(L.LightningModule):
         self.training_images = training_images
         self.normalise = normalise
         self.latest: dict[str, float | Tensor] = {}
+        self._verified = -1  # the last epoch whose replayed rows were compared with the source's
 
     def on_train_start(self) -> None:
         self.method.study(lambda: ((x.to(self.device), y.to(self.device)) for x, y in self.training_images()))
@@ -63,9 +64,10 @@ class FineTuning(L.LightningModule):
         torch.manual_seed(seed_of(self.options.seed, self.global_step, self.global_rank))
         images, labels, *rows = batch
         images = self.normalise(images)
-        if rows and batch_idx == 0:
-            self.method.check_replay(images, rows[0])
         self.method.begin_step(self.global_step, self.steps)
+        if rows and self._verified != self.current_epoch:  # the first that are replayed in this epoch
+            self.method.check_replay(images, rows[0])
+            self._verified = self.current_epoch
         done = self.method(images, labels, *rows)
         hits = done.hits.float().mean() * 100
         self.latest = {"loss": done.loss.detach(), "penalty": done.penalty.detach(), "top1": hits}
