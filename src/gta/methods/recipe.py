@@ -189,9 +189,9 @@ class Recipe(nn.Module):
         for part in acting:  # all that the source has to do comes first: its workspace is free again for the target's
             part.before(images, rows)
         with ExitStack() as watching:
-            watching.enter_context(ShortAttention())
             for part in acting:
                 watching.enter_context(part.watch())
+            watching.enter_context(ShortAttention())  # inside, so that rows are read where attention is in float32
             logits = self.model(images)
         if mixer is not None:
             targets = mixer.relabel(targets)
