@@ -317,17 +317,6 @@ def test_the_sampler_shuffles_every_epoch_and_shares_among_processes():
     assert set().union(*shares) == set(range(11))
 
 
-def test_the_sampler_marks_the_batches_of_steps_that_are_not_guided():
-    """11 images in batches of 3: 3 steps an epoch, so that every second step is 0 and 2, then 4, …"""
-    marked, plain = EpochSampler(11, 0, batch=3, every=2), EpochSampler(11, 0)
-    for epoch, guided in ((0, [True, False, True]), (1, [False, True, False])):
-        marked.set_epoch(epoch)
-        plain.set_epoch(epoch)
-        places = list(marked)
-        assert [p if p >= 0 else ~p for p in places] == list(plain)
-        assert [[p >= 0 for p in places[i : i + 3]] for i in (0, 3, 6)] == [[g] * 3 for g in guided]
-
-
 def test_test_views_frame_image_and_mask_alike(photos):
     read = read_photos(photos)
     image, label, mask = TestViews(read.test, 40, MEAN, STD)[4]

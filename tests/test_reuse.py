@@ -26,7 +26,6 @@ from gta.cli import main
 from gta.data.folder import read_photos
 from gta.data.views import TrainViews, normalised, view_seed
 from gta.errors import GtaError
-from gta.methods.gta import GTA
 from gta.methods.recipe import Recipe, make_parts
 from gta.reuse import RowStore, check_replay
 from gta.sources import load_source, new_target, source_info
@@ -221,34 +220,6 @@ def test_training_goes_as_it_does_online_on_the_same_views(world, tmp_path, monk
     replayed, online = penalties(tmp_path / "replayed"), penalties(tmp_path / "online")
     assert len(online) == 6
     assert online[1:] == pytest.approx(replayed[1:], rel=0.01)
-
-
-def test_steps_that_are_not_guided_show_fresh_views(world, tmp_path, monkeypatch):
-    """3 steps an epoch, each second guided: 0 and 2, 4. The others' pixels are those that online training shows."""
-    shown: dict[int, list[tuple[int, int]]] = {}
-    item = TrainViews.__getitem__
-
-    def seen(self, position):
-        found = item(self, position)
-        shown.setdefault(int(found[0].double().sum()), []).append((position, len(found)))
-        return found
-
-    monkeypatch.setattr(TrainViews, "__getitem__", seen)
-    checks = []
-    monkeypatch.setattr(GTA, "check_replay", lambda self, images, rows: checks.append(self.guided.step))
-    assert main(words(world, tmp_path / "online", "--every", "2")) == 0
-    online = {pixels: [~p if p < 0 else p for p, _ in of] for pixels, of in shown.items()}
-    shown.clear()
-    store = ("--reuse", "--views", "1", "--reuse-dir", str(tmp_path / "rows"))
-    assert main(words(world, tmp_path / "replayed", "--every", "2", *store)) == 0
-    items = [(pixels, position, length) for pixels, of in shown.items() for position, length in of]
-    assert sorted(length for _, _, length in items) == [2] * 12 + [3] * 12
-    for pixels, position, length in items:
-        assert length == (3 if position >= 0 else 2)
-        assert (online.get(pixels) == [~position]) == (position < 0)
-    guided = [penalty > 0 for penalty in penalties(tmp_path / "replayed")]  # stored in half precision, so never quite 0
-    assert guided == [True, False, True, False, True, False]
-    assert checks == [0, 4]  # the first that is replayed in each epoch
 
 
 def _without_rows(item):

@@ -1,9 +1,8 @@
 """Views: the augmented or plain tensors that models see, and the loaders that bring them.
 
 A training view is a function of (seed, epoch, image) and nothing else: not of the number of workers, of the
-method, or of whether the run was interrupted. Where source rows are reused it is, in steps that are guided, one of a
-fixed number of views that each image has, a function of (number of the view, content of the image's file), the same in
-every run.
+method, or of whether the run was interrupted. Where source rows are reused it is one of a fixed number of views that
+each image has, a function of (number of the view, content of the image's file), the same in every run.
 """
 
 from __future__ import annotations
@@ -35,22 +34,13 @@ def seed_of(*parts: int) -> int:
 
 
 class EpochSampler(Sampler[int]):
-    """Shuffles the training set anew each epoch; yields p = epoch · n + index, so that a view knows its epoch.
+    """Shuffles the training set anew each epoch; yields epoch · n + index, so that a view knows its epoch.
 
-    With several processes each takes every world-th index of the same shuffle, padded to equal length. Where only
-    `every`-th steps are guided it yields ~p in all others, which is negative: those need no stored rows.
+    With several processes each takes every world-th index of the same shuffle, padded to equal length.
     """
 
-    def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1, batch: int = 1, every: int = 1) -> None:
-        """
-        Args:
-            n: images.
-            seed: of the shuffle.
-            rank, world: of the process.
-            batch: images per step and process; smaller batches at the end of an epoch are left out.
-            every: how often a step is guided.
-        """
-        self.n, self.seed, self.rank, self.world, self.batch, self.every = n, seed, rank, world, batch, every
+    def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.n, self.seed, self.rank, self.world = n, seed, rank, world
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:  # called by Lightning
@@ -62,18 +52,14 @@ class EpochSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         order = torch.randperm(self.n, generator=torch.Generator().manual_seed(seed_of(self.seed, self.epoch)))
         padded = torch.cat([order, order[: len(self) * self.world - self.n]])
-        places = padded[self.rank :: self.world] + self.epoch * self.n
-        first = self.epoch * max(1, len(places) // self.batch)
-        guided = (first + torch.arange(len(places)) // self.batch) % self.every == 0
-        return iter(torch.where(guided, places, ~places).tolist())
+        return iter((padded[self.rank :: self.world] + self.epoch * self.n).tolist())
 
 
 class TrainViews(Dataset[tuple[Tensor, ...]]):
     """Augmented training images: RandomResizedCrop(0.5 … 1), flip, RandAugment(2, 9).
 
     RandAugment is the paper's; its strength and the crop are this package's (the paper gives neither).
-    Item p of an `EpochSampler`: image (3, size, size) uint8, see `normalised`; label; and, with a store and p ≥ 0, the
-    source's rows (L, H, N) float16.
+    Item: image (3, size, size) uint8, see `normalised`; label; and, with a store, the source's rows (L, H, N) float16.
     """
 
     def __init__(self, samples: Sequence[Sample], size: int, seed: int, views: int = 0) -> None:
@@ -82,7 +68,7 @@ class TrainViews(Dataset[tuple[Tensor, ...]]):
             samples: the training images.
             size: side of the views in px.
             seed: of the views.
-            views: how many each image has; drawn anew for every epoch where 0, and where p < 0.
+            views: how many each image has, drawn anew for every epoch where 0.
         """
         self.samples, self.size, self.seed, self.views = samples, size, seed, views
         self.store: RowStore | None = None
@@ -100,9 +86,9 @@ class TrainViews(Dataset[tuple[Tensor, ...]]):
         return len(self.samples)
 
     def __getitem__(self, position: int) -> tuple[Any, ...]:
-        epoch, index = divmod(position if position >= 0 else ~position, len(self.samples))
+        epoch, index = divmod(position, len(self.samples))
         sample = self.samples[index]
-        if not self.views or position < 0:
+        if not self.views:
             return self.draw(sample, seed_of(self.seed, epoch, index)), sample.label
         pair = (sample.sha256, epoch % self.views)
         rows = () if self.store is None else (self.store.read(pair),)

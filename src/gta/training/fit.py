@@ -227,8 +227,8 @@ def _fit(
     options: TrainOptions,
     workers: int,
 ) -> None:
-    batch, every = _share(options, trainer), options.every if options.reuse else 1
-    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size, batch, every)
+    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
+    batch = _share(options, trainer)
     # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
     training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)
     unmasked = [replace(sample, mask=None) for sample in photos.val]

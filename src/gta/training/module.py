@@ -54,7 +54,6 @@ class FineTuning(L.LightningModule):
         self.training_images = training_images
         self.normalise = normalise
         self.latest: dict[str, float | Tensor] = {}
-        self._verified = -1  # the last epoch whose replayed rows were compared with the source's
 
     def on_train_start(self) -> None:
         self.method.study(lambda: ((x.to(self.device), y.to(self.device)) for x, y in self.training_images()))
@@ -64,10 +63,9 @@ class FineTuning(L.LightningModule):
         torch.manual_seed(seed_of(self.options.seed, self.global_step, self.global_rank))
         images, labels, *rows = batch
         images = self.normalise(images)
-        self.method.begin_step(self.global_step, self.steps)
-        if rows and self._verified != self.current_epoch:  # the first that are replayed in this epoch
+        if rows and batch_idx == 0:
             self.method.check_replay(images, rows[0])
-            self._verified = self.current_epoch
+        self.method.begin_step(self.global_step, self.steps)
         done = self.method(images, labels, *rows)
         hits = done.hits.float().mean() * 100
         self.latest = {"loss": done.loss.detach(), "penalty": done.penalty.detach(), "top1": hits}
