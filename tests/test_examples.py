@@ -110,6 +110,13 @@ def test_source_precision_prints_every_way(photos, source_file, tmp_path, capsys
     )
 
 
+def test_first_step_prints_what_pulls(photos, source_file, capsys):
+    load(ROOT / "benchmarks" / "first_step.py").main(str(source_file), str(photos), image_size=40, batch_size=4)
+    beside, stored, _ = capsys.readouterr().out.splitlines()
+    assert beside.startswith("  beside: penalty 0.")
+    assert float(stored.split("gradient ")[1].split(",")[0]) < 0.05 * float(stored.split()[-1])
+
+
 @pytest.mark.parametrize("name", [p.name for p in (ROOT / "benchmarks" / "results").glob("compare-*")])
 def test_the_page_shows_the_tables_of_comparisons(name):
     table = (ROOT / "benchmarks" / "results" / name / "table.md").read_text().split("\n\n")[0].strip()

@@ -244,6 +244,11 @@ class ShortAttention(TorchFunctionMode):
 
     TOKENS = 128
 
+    def __init__(self, always: bool = False) -> None:
+        """`always`: also where no gradient is needed, so that it is not faster."""
+        super().__init__()
+        self._always = always
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -256,7 +261,7 @@ class ShortAttention(TorchFunctionMode):
 
     def _concerns(self, query: Tensor) -> bool:
         low = query.device.type == "cpu" and query.dtype == torch.bfloat16
-        return low and query.requires_grad and query.shape[-2] <= self.TOKENS
+        return low and (self._always or query.requires_grad) and query.shape[-2] <= self.TOKENS
 
 
 def has_fast_bf16(device: torch.device) -> bool:

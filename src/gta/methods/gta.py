@@ -27,9 +27,9 @@ from gta.errors import GtaError
 from gta.guidance import Guided
 from gta.methods.parts import Part, Step
 from gta.outputs import Kind, LayerOutputs, read_outputs
-from gta.precision import SourcePrecision
+from gta.precision import ShortAttention, SourcePrecision
 from gta.reuse import check_replay
-from gta.taps import Factors, Finished, Queries, RowTap, read_rows
+from gta.taps import Factors, Finished, Queries, RowTap, captured, read_rows
 from gta.taps import Reading as Row
 
 LEAST_UNIT = 1e-3  # of the mean unit: a head that looks the same in every image must not decide alone
@@ -103,9 +103,17 @@ class GTA(Part):
         check_replay(rows, self.stored_rows(images))
 
     def stored_rows(self, images: Tensor) -> list[Tensor]:
-        """What is stored where rows are reused: L tensors (B, H, N), float32 whatever the training's precision."""
-        with torch.autocast(images.device.type, enabled=False):
-            return [row.rows() for row in self.guided.read_source(images)]
+        """What is stored where rows are reused: L tensors (B, H, N) float32.
+
+        Computed as the target computes its own in the same precision, to the bit where both have the same weights: rows
+        that were rounded otherwise, or not at all, would pull at the target from the first step on.
+        """
+        guided, body = self.guided, self.guided.bodies[1]
+        guided.ready_source(images)
+        tap = RowTap(guided.layers, body.prefix_tokens, queries=guided.rows)
+        with torch.no_grad(), tap, ShortAttention(always=True):
+            guided.source(images)
+        return [row.rows() for row in captured(tap, body, guided.layers, images)]
 
     def watch(self) -> AbstractContextManager[Any]:
         return super().watch() if self._reading is None else self._reading.watch()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -113,17 +114,21 @@ def _gta_reuse(setting: Setting) -> Row:
     """The rows are read from a store, checksums included, as training's data loader does."""
     part = GTA(weight=WEIGHT, layers=setting.layers)
     Recipe(setting.target, setting.source, [part])
-    stored = torch.stack(part.stored_rows(setting.images), 1)
     folder = TemporaryDirectory(prefix="gta-bench-")
-    store = RowStore(Path(folder.name), {}, stored.shape[1:])
-    pairs = [(str(i), 0) for i in range(len(stored))]
-    with store.filling():
-        store.add(pairs, [stored])
+    pairs = [(str(i), 0) for i in range(len(setting.images))]
+
+    @cache
+    def store(low: bool) -> RowStore:
+        stored = torch.stack(part.stored_rows(setting.images), 1)
+        made = RowStore(Path(folder.name), {"autocast": low}, stored.shape[1:])
+        with made.filling():
+            made.add(pairs, [stored])
+        return made
 
     def rows() -> Tensor:
-        assert folder.name  # it is deleted with this function
+        kept = store(torch.is_autocast_enabled(setting.device.type))
         with torch.autocast(setting.device.type, enabled=False):  # a data loader knows of none
-            return torch.stack([store.read(pair) for pair in pairs]).to(setting.device, non_blocking=True)
+            return torch.stack([kept.read(pair) for pair in pairs]).to(setting.device, non_blocking=True)
 
     return _method(setting, part, "guided, the source's rows read from a store (--reuse)", rows, same=True)
 

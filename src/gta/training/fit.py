@@ -100,7 +100,9 @@ def train(
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     views = TrainViews(photos.train, info.image_size, options.seed, options.views if options.reuse else 0)
     if options.reuse:
-        views.store = stored_rows(options, parts, photos, info, views, method.to(trainer.strategy.root_device), workers)
+        method.to(trainer.strategy.root_device)
+        with trainer.precision_plugin.forward_context():
+            views.store = stored_rows(options, parts, photos, info, views, method, workers)
     if first:
         open_folder(out, options, resume=resume, overwrite=overwrite)
 

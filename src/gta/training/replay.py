@@ -55,6 +55,8 @@ def stored_rows(
 ) -> RowStore | None:
     """The store, with the rows of every view of every training image in it; None where the method needs none.
 
+    To be called under the autocast that the training has.
+
     Raises:
         GtaError: a disk that cannot hold them.
         KeyboardInterrupt: the user stopped it; what was not complete is gone.
@@ -76,6 +78,7 @@ def stored_rows(
         "transform": repr(views.view),
         "views": views.fingerprint(),
         "device": device.type,
+        "autocast": str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else None,
         "versions": {package: version(package) for package in COMPUTED_BY},
     }
     root = default_root() if options.reuse_dir is None else Path(options.reuse_dir)

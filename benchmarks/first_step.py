@@ -1,0 +1,58 @@
+"""How hard the penalty pulls in the first step, when target and source still have the same weights.
+
+    python benchmarks/first_step.py --source FILE --data DIR --image_size 126
+
+It should not pull at all: what is left is rounding that the two do not share. Norms are those of the gradients of the
+target's parameters but the classifier's, under the precision that `gta train` chooses here.
+"""
+
+from __future__ import annotations
+
+import torch
+from jsonargparse import auto_cli
+from torch import Tensor
+
+import gta
+from gta.data.folder import read_photos
+from gta.data.views import TrainViews, normalised
+from gta.methods.gta import GTA
+from gta.methods.recipe import Recipe
+from gta.sources import source_info
+from gta.training.fit import resolve_precision
+
+
+def main(source: str, data: str, image_size: int = 224, batch_size: int = 32, weight: float = 10.0) -> None:
+    """Print the norms for a source beside the target, for stored rows, and for rows in float32."""
+    frozen = gta.load_source(source, image_size)
+    info, photos = source_info(frozen), read_photos(data)
+    views = TrainViews(photos.train, image_size, seed=0)
+    every = max(1, len(views) // batch_size)
+    images = normalised(torch.stack([views[i * every][0] for i in range(batch_size)]), info.mean, info.std)
+    labels = torch.tensor([views[i * every][1] for i in range(batch_size)])
+    torch.manual_seed(0)
+    part = GTA(weight=weight)
+    recipe = Recipe(gta.new_target(frozen, len(photos.classes)).train(), frozen, [part])
+    low = torch.autocast("cpu", torch.bfloat16, enabled="bf16" in resolve_precision("auto"))
+
+    def norms(rows: Tensor | None) -> tuple[float, float, float]:
+        recipe.begin_step(0, 1)
+        with low:
+            done = recipe(images, labels, rows)
+        return float(done.penalty.detach()), _norm(recipe, done.loss), _norm(recipe, done.penalty)
+
+    exact = torch.stack(part.stored_rows(images), 1)
+    with low:
+        stored = torch.stack(part.stored_rows(images), 1)
+    for name, rows in (("beside", None), ("stored", stored.half()), ("float32", exact)):
+        penalty, loss_norm, penalty_norm = norms(rows)
+        print(f"{name:>8}: penalty {penalty:.5f}, its gradient {penalty_norm:.2f}, the cross-entropy's {loss_norm:.2f}")
+
+
+def _norm(recipe: Recipe, value: Tensor) -> float:
+    named = [p for name, p in recipe.model.named_parameters() if not name.startswith("head")]
+    given = torch.autograd.grad(value, named, retain_graph=True, allow_unused=True)
+    return float(torch.cat([g.flatten() for g in given if g is not None]).norm())
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=False)
