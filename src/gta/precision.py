@@ -238,7 +238,7 @@ class ShortAttention(TorchFunctionMode):
     """While entered, attention over few tokens computes in float32 on CPUs where autocast would have it in bf16.
 
     That is more exact, and faster: torch's fused kernel takes 2 to 3 times as long backward in bf16 as in float32.
-    `gta bench` compares it as `plain` with `plain as it comes` (741 against 931 ms a step, docs/cost.md). With more
+    `gta bench` compares it as `plain` with `plain as it comes` (717 against 910 ms a step, docs/cost.md). With more
     tokens it loses: at 257 it was 5 % slower.
     """
 
