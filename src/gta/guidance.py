@@ -63,7 +63,8 @@ def guide(
             N×N map is built). "pool": the query of an attention-pooling head, one layer behind all others (SigLIP).
         layer_weights: factor ≥ 0 of each guided layer's distance, in layer order; None for 1 everywhere.
         every: guide every so many forward passes in training only, with that multiple of the penalty: the same in
-            mean, and the source runs so much less often. The first pass of each k is guided.
+            mean, and the source runs so much less often. The first pass of each k is guided. Under AdamW and clipped
+            gradients it guides less than that (docs/cost.md).
         source_precision: "auto" lets the source's feed-forward layers compute in bf16 in float32 training, where the
             device is faster at it and while that changes the penalty by less than 1 %; "same" never does. Under
             autocast both are the target's.

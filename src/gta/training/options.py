@@ -43,7 +43,8 @@ class TrainOptions:
             an attention-pooling head's.
         distance: Distance between attention rows (gta).
         temperature: Divides the rows before the softmax of kl, reverse_kl and js (gta).
-        every: Guide every so many steps only, with that multiple of the weight (gta).
+        every: Guide every so many steps only, with that multiple of the weight (gta): the same penalty in mean, but not
+            in effect (docs/cost.md).
         source_precision: auto lets the source's feed-forward layers compute in bf16 in float32 training, where that is
             faster and while it changes the penalty by less than 1 percent; same never does (gta).
         source_compile: Compile the source's pass (gta): a quarter of a minute at the start, for up to a third less of
