@@ -344,6 +344,14 @@ def test_stored_rows_are_the_target_s_own_at_the_start(world, low):
         assert (recipe(images, labels, exact).penalty.item() > 0) == low
 
 
+@pytest.mark.parametrize(("precision", "autocast"), [("32", None), ("bf16", "torch.bfloat16")])
+def test_a_run_stores_rows_in_its_own_precision(world, tmp_path, precision, autocast):
+    store = ("--reuse", "--reuse-dir", str(tmp_path / "rows"), "--precision", precision, "--layers", "0")
+    assert main(words(world, tmp_path / "run", *store, "--epochs", "1")) == 0
+    assert json.loads(next((tmp_path / "rows").glob("*/key.json")).read_text())["autocast"] == autocast
+    assert penalties(tmp_path / "run")[0] < 1e-5
+
+
 def test_rows_of_other_pixels_stop_the_run(world, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("gta.data.views.view_seed", lambda sha, view: view_seed(sha, view) + 1)
     assert main(words(world, tmp_path / "run", "--reuse", "--reuse-dir", str(tmp_path / "rows"))) == 2

@@ -72,7 +72,7 @@ class CompiledSource:
         return _read(iter([t.clone() for t in given] if device == "cuda" else given), forms)
 
     def bytes(self) -> int:
-        """Of the weights that the graphs hold, about: a copy in bf16, packed, of each linear layer's."""
+        """Of the weights that the graphs hold, counted as a bf16 copy of each linear layer's; in float32 it is more."""
         linears = (m for m in self._source.modules() if isinstance(m, nn.Linear))
         return sum(2 * m.weight.numel() for m in linears) if self._passes else 0
 

@@ -11,7 +11,7 @@ Rows are the *scaled pre-softmax logits* q·kᵀ·scale (plus the layer's positi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any, Literal, NamedTuple
 
@@ -307,7 +307,7 @@ _multi_head_attention_forward = _transparent()
 
 
 def read_rows(
-    model: nn.Module,
+    model: Callable[..., Any],
     images: Tensor,
     body: Anatomy,
     layers: Sequence[int],
@@ -318,7 +318,7 @@ def read_rows(
     """The rows of `layers` (ascending), without autograd; runs the model no further than the last of them.
 
     Args:
-        model: a ViT; run in whatever mode (train or eval) it is in.
+        model: a ViT, or a function that runs one; in whatever mode (train or eval) it is in.
         images: (B, C, height, width).
         body: its anatomy.
         layers: ascending layer indices.
@@ -328,7 +328,8 @@ def read_rows(
     Returns:
         One reading per layer.
     """
-    compiled = torch.compiler.is_compiling() or is_compiled(model)  # a compiled pass cannot be left half-way
+    # a compiled pass cannot be left half-way
+    compiled = torch.compiler.is_compiling() or (isinstance(model, nn.Module) and is_compiled(model))
     first_key = body.prefix_tokens if first_key is None else first_key
     tap = RowTap(layers, first_key, not compiled and queries != "pool", queries, hide=True)
     if tap.stop:

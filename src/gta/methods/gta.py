@@ -29,7 +29,7 @@ from gta.methods.parts import Part, Step
 from gta.outputs import Kind, LayerOutputs, read_outputs
 from gta.precision import ShortAttention, SourcePrecision
 from gta.reuse import check_replay
-from gta.taps import Factors, Finished, Queries, RowTap, captured, read_rows
+from gta.taps import Factors, Finished, Queries, RowTap, read_rows
 from gta.taps import Reading as Row
 
 LEAST_UNIT = 1e-3  # of the mean unit: a head that looks the same in every image must not decide alone
@@ -108,12 +108,14 @@ class GTA(Part):
         Computed as the target computes its own in the same precision, to the bit where both have the same weights: rows
         that were rounded otherwise, or not at all, would pull at the target from the first step on.
         """
-        guided, body = self.guided, self.guided.bodies[1]
+        guided = self.guided
         guided.ready_source(images)
-        tap = RowTap(guided.layers, body.prefix_tokens, queries=guided.rows)
-        with torch.no_grad(), tap, ShortAttention(always=True):
-            guided.source(images)
-        return [row.rows() for row in captured(tap, body, guided.layers, images)]
+
+        def as_the_target(images: Tensor) -> None:
+            with ShortAttention(always=True):  # inside of the tap, as around the target
+                guided.source(images)
+
+        return [row.rows() for row in read_rows(as_the_target, images, guided.bodies[1], guided.layers, guided.rows)]
 
     def watch(self) -> AbstractContextManager[Any]:
         return super().watch() if self._reading is None else self._reading.watch()
