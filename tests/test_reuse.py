@@ -218,6 +218,23 @@ def test_a_run_is_given_the_rows_of_the_pixels_it_sees(world, tmp_path):
     assert not torch.equal(views[0][0], views[12][0])
 
 
+def test_runs_of_other_views_see_other_pixels(world, tmp_path):
+    """And none of a seed's views is one of another's."""
+    samples = read_photos(world[0]).train
+
+    def seen(views_seed: int) -> list[bytes]:
+        views = TrainViews(samples, 40, seed=0, views=2, views_seed=views_seed)
+        return [views[epoch * len(samples)][0].numpy().tobytes() for epoch in range(4)]
+
+    first, second = seen(0), seen(1)
+    assert first[:2] == first[2:]
+    assert len({*first, *second}) == 4
+    for options, number in ((("--views-seed", "3"), 3), (("--views-seed", "null", "--seed", "4"), 4)):
+        out, store = tmp_path / str(number), ("--reuse", "--reuse-dir", str(tmp_path / "rows"))
+        assert main(words(world, out, *store, "--epochs", "1", *options)) == 0
+        assert json.loads((out / "results.json").read_text())["views_seed"] == number
+
+
 def test_training_goes_as_it_does_online_on_the_same_views(world, tmp_path, monkeypatch):
     """λ = 0.01 leaves the course nearly alone: what is added must be the same to half precision."""
     store = ("--reuse-dir", str(tmp_path / "rows"))
@@ -263,6 +280,9 @@ def test_many_runs_pay_for_the_source_once(world, tmp_path, monkeypatch, capsys)
     assert run("--layers", "0") == [24]  # as many, but others
     assert run("--fraction", "0.5") == []  # images that are there already
     assert run("--views", "3", "--epochs", "3") == [12]
+    assert run("--views-seed", "3") == [24]
+    assert run("--views-seed", "null", "--seed", "3") == []  # the same views
+    assert run("--views-seed", "null", "--seed", "4") == [24]
     changed = next((photos / "train").rglob("*.jpg"))
     Image.fromarray(np.asarray(Image.open(changed)) // 2).save(changed)
     assert run() == [2]

@@ -1,8 +1,8 @@
 """Views: the augmented or plain tensors that models see, and the loaders that bring them.
 
 A training view is a function of (seed, epoch, image) and nothing else: not of the number of workers, of the
-method, or of whether the run was interrupted. Where source rows are reused it is one of a fixed number of views that
-each image has, a function of (number of the view, content of the image's file), the same in every run.
+method, or of whether the run was interrupted. Where source rows are reused each image has an endless list of views,
+each a function of (number of the view, content of the image's file), and a run takes a few of them in turn.
 """
 
 from __future__ import annotations
@@ -62,15 +62,16 @@ class TrainViews(Dataset[tuple[Tensor, ...]]):
     Item: image (3, size, size) uint8, see `normalised`; label; and, with a store, the source's rows (L, H, N) float16.
     """
 
-    def __init__(self, samples: Sequence[Sample], size: int, seed: int, views: int = 0) -> None:
+    def __init__(self, samples: Sequence[Sample], size: int, seed: int, views: int = 0, views_seed: int = 0) -> None:
         """
         Args:
             samples: the training images.
             size: side of the views in px.
-            seed: of the views.
+            seed: of views that are drawn anew.
             views: how many each image has, drawn anew for every epoch where 0.
+            views_seed: which: the views_seed-th so many of each image's list.
         """
-        self.samples, self.size, self.seed, self.views = samples, size, seed, views
+        self.samples, self.size, self.seed, self.views, self.views_seed = samples, size, seed, views, views_seed
         self.store: RowStore | None = None
         self.view = v2.Compose(
             [
@@ -90,9 +91,13 @@ class TrainViews(Dataset[tuple[Tensor, ...]]):
         sample = self.samples[index]
         if not self.views:
             return self.draw(sample, seed_of(self.seed, epoch, index)), sample.label
-        pair = (sample.sha256, epoch % self.views)
+        pair = (sample.sha256, self.number(epoch))
         rows = () if self.store is None else (self.store.read(pair),)
         return self.draw(sample, view_seed(*pair)), sample.label, *rows
+
+    def number(self, epoch: int) -> int:
+        """In each image's list, of the view that an epoch shows where each image has a fixed number of them."""
+        return self.views_seed * self.views + epoch % self.views
 
     def draw(self, sample: Sample, seed: int) -> Tensor:
         """One view of an image: (3, size, size) uint8."""

@@ -32,6 +32,7 @@ class Comparison:
         precision: "auto" takes bf16 autocast where the device computes it faster, else float32.
         reuse: Give every image a fixed number of views, and compute the source's rows of them once for all runs.
         views: How many views (reuse).
+        views_seed: Which views (reuse): the same for all runs; null: for each seed its own.
         reuse_dir: Where rows are kept (reuse); by default gta/rows in the user's cache folder.
         workers: Processes that load images. -1: none where the CPU trains, else one per core, at most 8.
         skip_unreadable: Leave unreadable images out instead of refusing to train.
@@ -53,6 +54,7 @@ class Comparison:
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     reuse: bool = False
     views: int = 8
+    views_seed: int | None = 0
     reuse_dir: str | None = None
     workers: int = -1
     skip_unreadable: bool = False

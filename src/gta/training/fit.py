@@ -98,7 +98,9 @@ def train(
     changing = bool(method.restarts or list(method.own.parameters()))
     trainer = make_trainer(options, [recorder], changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
-    views = TrainViews(photos.train, info.image_size, options.seed, options.views if options.reuse else 0)
+    views = TrainViews(
+        photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set
+    )
     if options.reuse:
         method.to(trainer.strategy.root_device)
         with trainer.precision_plugin.forward_context():
@@ -128,6 +130,7 @@ def train(
         "distance": options.distance if guided else None,
         "every": options.every if guided else None,
         "views": options.views if options.reuse else None,
+        "views_seed": options.views_set if options.reuse else None,
         "fraction": options.fraction,
         "subset_list": options.subset_list,
         "seed": options.seed,

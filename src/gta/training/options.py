@@ -52,6 +52,8 @@ class TrainOptions:
         reuse: Give every training image a fixed number of views, the same in every run, compute the source's rows of
             them once (gta), and keep them for this and other runs.
         views: How many views (reuse).
+        views_seed: Which views (reuse): runs with the same number share them and the source's rows; null: with the
+            run's seed, so that runs of other seeds are independent and each pays for the source.
         reuse_dir: Where rows are kept (reuse); by default gta/rows in the user's cache folder.
         fraction: Share of every class's training images to use, above 0 and up to 1; seeded and nested.
         subset_list: File that names the training images to use, instead of fraction: a manifest of gta data
@@ -95,6 +97,7 @@ class TrainOptions:
     source_compile: bool = False
     reuse: bool = False
     views: int = 8
+    views_seed: int | None = 0
     reuse_dir: str | None = None
     fraction: float = 1.0
     subset_list: str | None = None
@@ -156,6 +159,7 @@ class TrainOptions:
             ("temperature", math.isfinite(self.temperature) and self.temperature > 0, "above 0, such as 2"),
             ("every", self.every >= 1, "at least 1"),
             ("views", self.views >= 1, "at least 1, such as 8"),
+            ("views_seed", self.views_seed is None or self.views_seed >= 0, "0 or above, or null"),
             ("seed", self.seed >= 0, "0 or above"),
             ("workers", self.workers >= -1, "-1 (automatic) or above"),
             ("devices", self.devices >= 0, "0 (all) or above"),
@@ -164,3 +168,8 @@ class TrainOptions:
             if not fine:
                 flag = name.replace("_", "-")
                 raise GtaError(f"--{flag} {getattr(self, name)} cannot be used: write a number {wanted}.")
+
+    @property
+    def views_set(self) -> int:
+        """`views_seed`, or the run's seed."""
+        return self.seed if self.views_seed is None else self.views_seed

@@ -83,7 +83,8 @@ def stored_rows(
     }
     root = default_root() if options.reuse_dir is None else Path(options.reuse_dir)
     store = RowStore(root, key, (len(rows), *rows[0].shape[1:]))
-    pairs = [(s.sha256, view) for s in photos.train for view in range(min(options.views, options.epochs))]
+    epochs = range(min(options.views, options.epochs))
+    pairs = [(s.sha256, views.number(epoch)) for s in photos.train for epoch in epochs]
     if missing := store.missing(pairs):
         store.check_room(len(missing))
         with store.filling():  # another process may have filled it while this one waited
