@@ -30,6 +30,7 @@ from gta.distances import DISTANCES, Distance, Reduction
 from gta.errors import GtaError
 from gta.full_maps import squared_difference
 from gta.precision import SourcePrecision
+from gta.stem import SharedStem
 from gta.taps import Factors, Queries, Reading, RowTap, captured, read_rows, resolve_layers
 
 T = TypeVar("T")
@@ -152,6 +153,7 @@ class Guided(nn.Module):
         self._distance = DISTANCES[distance] if isinstance(distance, str) else distance
         self.bodies = (target_is, source_is)
         self.precision = SourcePrecision(source, source_is, source_precision, source_compile)
+        self._stem = SharedStem()
         self._hidden_source: tuple[nn.Module, ...] = (
             source.requires_grad_(False).eval(),
         )  # in a tuple, so no submodule
@@ -223,7 +225,7 @@ class Guided(nn.Module):
 
     def tap(self) -> RowTap:
         """To be entered around the target's forward pass, for `target_rows`."""
-        return RowTap(self.layers, self.bodies[0].prefix_tokens, queries=self.rows)
+        return RowTap(self.layers, self.bodies[0].prefix_tokens, queries=self.rows, convolution=self._stem.of_target)
 
     def target_rows(self, tap: RowTap, images: Tensor) -> list[Reading]:
         """The rows that a tap saw, one reading per guided layer."""
@@ -295,7 +297,8 @@ class Guided(nn.Module):
     def read_source(self, images: Tensor, **options: Any) -> list[Reading]:
         """The same in the precision that is set, whatever the step."""
         self.ready_source(images)
-        return read_rows(self.source, images, self.bodies[1], self.layers, self.rows, **options)
+        stem = None if self.precision.compiles else self._stem.of_source  # what is traced is not what is computed
+        return read_rows(self.source, images, self.bodies[1], self.layers, self.rows, convolution=stem, **options)
 
     def ready_source(self, images: Tensor) -> None:
         """See to it that the source is in eval mode, where the target is, and can take the images."""

@@ -133,7 +133,13 @@ class RowTap(TorchFunctionMode):
     """
 
     def __init__(
-        self, layers: Sequence[int], first_key: int, stop: bool = False, queries: Queries = "cls", hide: bool = False
+        self,
+        layers: Sequence[int],
+        first_key: int,
+        stop: bool = False,
+        queries: Queries = "cls",
+        hide: bool = False,
+        convolution: Callable[..., Tensor] | None = None,
     ) -> None:
         """
         Args:
@@ -143,6 +149,7 @@ class RowTap(TorchFunctionMode):
             queries: "cls" for the first token's row, "patches" for the rows of all tokens from `first_key` on,
                 "pool" for the row of an attention-pooling head.
             hide: do not let the taps entered before this one see the attention calls: they wait for the target's.
+            convolution: makes the convolutions, as `F.conv2d` (see `gta.stem`).
         """
         super().__init__()
         self._layers = frozenset(layers)
@@ -150,6 +157,7 @@ class RowTap(TorchFunctionMode):
         self.first_key = first_key
         self.queries = queries
         self._hide = hide
+        self._convolution = convolution
         self._batch: int | None = None  # of the nn.MultiheadAttention that runs just now
         self.stop = stop
         self.read: list[Reading] = []
@@ -175,6 +183,8 @@ class RowTap(TorchFunctionMode):
             return out
         elif func is F.softmax and self.queries == "pool" and self._batch is not None:
             self._unfused_pool(args[0], self._batch)
+        elif func is F.conv2d and self._convolution is not None and not kwargs and not torch.compiler.is_compiling():
+            return self._convolution(*args)
         if func is F.scaled_dot_product_attention and self._hide and not torch.compiler.is_compiling():
             with torch._C.DisableTorchFunction():
                 return func(*args, **kwargs)
@@ -313,6 +323,7 @@ def read_rows(
     layers: Sequence[int],
     queries: Queries = "cls",
     first_key: int | None = None,
+    convolution: Callable[..., Tensor] | None = None,
     **options: Any,
 ) -> list[Reading]:
     """The rows of `layers` (ascending), without autograd; runs the model no further than the last of them.
@@ -322,7 +333,7 @@ def read_rows(
         images: (B, C, height, width).
         body: its anatomy.
         layers: ascending layer indices.
-        queries, first_key: see `RowTap`; by default prefix tokens are left out.
+        queries, first_key, convolution: see `RowTap`; by default prefix tokens are left out.
         options: keywords for the model's forward.
 
     Returns:
@@ -331,7 +342,7 @@ def read_rows(
     # a compiled pass cannot be left half-way
     compiled = torch.compiler.is_compiling() or (isinstance(model, nn.Module) and is_compiled(model))
     first_key = body.prefix_tokens if first_key is None else first_key
-    tap = RowTap(layers, first_key, not compiled and queries != "pool", queries, hide=True)
+    tap = RowTap(layers, first_key, not compiled and queries != "pool", queries, hide=True, convolution=convolution)
     if tap.stop:
         _check_fused(body, layers)
     try:
