@@ -49,8 +49,8 @@ class TrainOptions:
             faster and while it changes the penalty by less than 1 percent; same never does (gta).
         source_compile: Compile the source's pass (gta): a quarter of a minute at the start, for up to a third less of
             its time in every step. On CPUs it needs a C++ compiler.
-        reuse: Give every training image a fixed number of views, the same in every run, compute the source's rows of
-            them once (gta), and keep them for this and other runs.
+        reuse: Give every training image a fixed number of views, compute the source's rows of them once (gta), and keep
+            them for this and other runs.
         views: How many views (reuse).
         views_seed: Which views (reuse): runs with the same number share them and the source's rows; null: with the
             run's seed, so that runs of other seeds are independent and each pays for the source.
