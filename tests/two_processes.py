@@ -58,4 +58,5 @@ def work(rank: int, folder: str) -> None:
         full = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in model.parameters()]
         if rank == 0:
             torch.save([p.detach() for p in full], Path(folder, f"{way}.pt"))
+    dist.barrier()  # or one may leave while the other still talks to it
     dist.destroy_process_group()
