@@ -29,7 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 Lines = dict[str, dict[str, str]]  # by seed
 COLUMNS = (
-    "way", "seed", "views", "val_top1", "test_top1", "object_mass", "jaccard", "drift", "penalty", "train_seconds",
+    "way", "seed", "views", "views_seed", "val_top1", "test_top1", "object_mass", "jaccard", "drift", "penalty", "train_seconds",
     "wall_seconds", "data_wait", "method", "lr", "weight", "epochs", "batch_size", "image_size", "precision", "device",
     "data_digest", "versions",
 )  # fmt: skip
@@ -42,21 +42,17 @@ def main(
     results: str,
     image_size: int = 224,
     epochs: int = 15,
-    views: list[int] = [8],  # noqa: B006
-    ways: list[str] = list(WAYS),  # noqa: B006
+    views: int = 8,
     seeds: list[int] = [0, 1, 2, 3, 4, 5],  # noqa: B006
 ) -> None:
     """Run what is missing, seeds outermost, and print the table."""
     table = Path(results)
-    for seed, way, count in product(seeds, ways, views):
-        if way == "fresh" and count != views[0]:
-            continue
-        key = (way, str(seed), "" if way == "fresh" else str(count))
-        if key in {(line["way"], line["seed"], line["views"]) for line in read_csv(table)}:
+    for seed, way in product(seeds, WAYS):
+        if (way, str(seed)) in {(line["way"], line["seed"]) for line in read_csv(table)}:
             continue
         options = TrainOptions(
-            data=data, source=source, out=str(Path(out) / "-".join(filter(None, key))), seed=seed, epochs=epochs,
-            image_size=image_size, val_every=epochs, views=count, reuse_dir=str(Path(out) / "rows"), devices=1,
+            data=data, source=source, out=str(Path(out) / f"{way}-{seed}"), seed=seed, epochs=epochs,
+            image_size=image_size, val_every=epochs, views=views, reuse_dir=str(Path(out) / "rows"), devices=1,
             **WAYS[way],
         )  # fmt: skip
         result = train(options, resume=True)
@@ -64,15 +60,16 @@ def main(
         append_csv(table, COLUMNS, {"way": way, **result})
         print(f"# {way} {seed}: {result['test_top1']:.1f} in {result['wall_seconds']:.0f} s", flush=True)
 
-    groups: dict[tuple[str, str], dict[str, dict[str, str]]] = {}
+    groups: dict[str, Lines] = {way: {} for way in WAYS}
     for line in read_csv(table):
-        groups.setdefault((line["way"], line["views"]), {})[line["seed"]] = line
-    fresh = groups.get(("fresh", ""), {})
-    print(markdown([_row(*key, lines, {} if key[0] == "fresh" else fresh) for key, lines in groups.items()]), end="")
+        groups[line["way"]][line["seed"]] = line
+    fresh = groups["fresh"]
+    print(markdown([_row(way, lines, {} if way == "fresh" else fresh) for way, lines in groups.items()]), end="")
 
 
-def _row(way: str, views: str, lines: Lines, fresh: Lines) -> dict[str, Any]:
-    row: dict[str, Any] = {"views": f"{views} {way}".strip(), "seeds": len(lines)}
+def _row(way: str, lines: Lines, fresh: Lines) -> dict[str, Any]:
+    counts = {line["views"] for line in lines.values()} - {""}
+    row: dict[str, Any] = {"views": " ".join((*counts, way)), "seeds": len(lines)}
     for name in ("val", "test"):
         top1 = {seed: float(line[f"{name}_top1"]) for seed, line in lines.items()}
         both = [seed for seed in lines if seed in fresh]
