@@ -15,7 +15,7 @@ from statistics import mean
 
 from jsonargparse import auto_cli
 
-from gta.studies.demo import CHOSEN, COMMON, WORLD
+from gta.demo.run import CHOSEN, COMMON, WORLD
 from gta.studies.tables import append_csv, read_csv
 from gta.training.fit import train
 from gta.worlds import write_world

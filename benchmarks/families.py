@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import gta
-from gta.anatomy import anatomy
+from gta.vit.structure import anatomy
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 import gta
-from gta.data.folder import read_photos
-from gta.data.views import TrainViews, normalised
+from gta.data.reading import read_photos
+from gta.data.transforms import TrainViews, normalised
+from gta.methods.compose import Recipe
 from gta.methods.gta import GTA
-from gta.methods.recipe import Recipe
-from gta.sources import source_info
+from gta.sources.loading import source_info
 from gta.training.fit import resolve_precision
 
 

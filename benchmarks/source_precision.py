@@ -3,7 +3,7 @@
     python benchmarks/source_precision.py --source FILE --run RUN --data DIR --image_size 126
 
 RUN is a run of `gta train` from that source, whose drift is that of the penalties. `feed-forward bf16` is what float32
-training uses (`gta.precision`).
+training uses (`gta.acceleration.source_precision`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 from jsonargparse import auto_cli
 
 import gta
-from gta.data.folder import read_photos
-from gta.data.views import TrainViews, normalised
-from gta.precision import SourcePrecision
-from gta.sources import source_info
-from gta.taps import Reading
-from gta.training.runs import load_weights
+from gta.acceleration.source_precision import SourcePrecision
+from gta.data.reading import read_photos
+from gta.data.transforms import TrainViews, normalised
+from gta.sources.loading import source_info
+from gta.training.run_folder import load_weights
+from gta.vit.attention_logits import Reading
 
 
 def main(source: str, run: str, data: str, image_size: int = 224, batch_size: int = 32, rounds: int = 7) -> None:

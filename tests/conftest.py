@@ -38,7 +38,7 @@ def spread(model: nn.Module, scale: float = 0.05) -> nn.Module:
 def reference_rows(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
     """The rows as the textbook writes them, (B, H, N) per layer, from the attention modules' own inputs.
 
-    Independent of `gta.taps`: forward hooks, q and k recomputed from qkv, the full N×N product.
+    Independent of `gta.vit.attention_logits`: forward hooks, q and k recomputed from qkv, the full N×N product.
     """
     rows = []
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gta.cli import _parser
-from gta.data.sets import SETS
+from gta.cli.parser import _parser
+from gta.data.datasets import SETS
 from gta.training.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]

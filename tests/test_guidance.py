@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import gta
-from gta.taps import RowTap
-
-from .conftest import reference_rows, spread, tiny_vit
+from gta.vit.attention_logits import RowTap
+from tests.conftest import reference_rows, spread, tiny_vit
 
 B, H, N = 3, 2, 25
 

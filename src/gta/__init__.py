@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from gta.errors import GtaError as GtaError
     from gta.guidance import Guided as Guided
     from gta.guidance import guide as guide
-    from gta.sources import SourceInfo as SourceInfo
-    from gta.sources import load_source as load_source
-    from gta.sources import new_target as new_target
+    from gta.sources.loading import SourceInfo as SourceInfo
+    from gta.sources.loading import load_source as load_source
+    from gta.sources.loading import new_target as new_target
 
 __version__ = "0.1.0"
 
@@ -25,9 +25,9 @@ _HOME = {
     "GtaError": "gta.errors",
     "Guided": "gta.guidance",
     "guide": "gta.guidance",
-    "SourceInfo": "gta.sources",
-    "load_source": "gta.sources",
-    "new_target": "gta.sources",
+    "SourceInfo": "gta.sources.loading",
+    "load_source": "gta.sources.loading",
+    "new_target": "gta.sources.loading",
 }
 __all__ = ["GtaError", "Guided", "SourceInfo", "guide", "load_source", "new_target"]
 

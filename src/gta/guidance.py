@@ -25,13 +25,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from gta.anatomy import Anatomy, anatomy, parameters_before_row
+from gta.acceleration.source_precision import SourcePrecision
+from gta.acceleration.stem import SharedStem
 from gta.distances import DISTANCES, Distance, Reduction
 from gta.errors import GtaError
-from gta.full_maps import squared_difference
-from gta.precision import SourcePrecision
-from gta.stem import SharedStem
-from gta.taps import Factors, Queries, Reading, RowTap, captured, read_rows, resolve_layers
+from gta.vit.attention_logits import Factors, Queries, Reading, RowTap, captured, read_rows, resolve_layers
+from gta.vit.structure import Anatomy, anatomy, parameters_before_row
+from gta.vit.whole_maps import squared_difference
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class Guided(nn.Module):
         rows: "cls", "patches" or "pool".
         every: as given.
         step: forward passes made in training; set it where a resumed training shall go on as it would have.
-        precision: in which the source runs, see `gta.precision`.
+        precision: in which the source runs, see `gta.acceleration.source_precision`.
         bodies: anatomy of target and source.
     """
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gta.anatomy import anatomy
 from gta.errors import GtaError
 from gta.guidance import evaluating
-from gta.taps import RowTap, captured
+from gta.vit.attention_logits import RowTap, captured
+from gta.vit.structure import anatomy
 
 
 def logits_and_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -12,9 +12,9 @@ from gta.attention.maps import patch_grid
 from gta.attention.metrics import mean_map
 from gta.attention.survey import last_attention
 from gta.data.images import open_rgb
-from gta.data.views import test_view
-from gta.sources import source_info
-from gta.whole import written
+from gta.data.transforms import test_view
+from gta.files import written
+from gta.sources.loading import source_info
 
 
 def draw_overlays(model: nn.Module, images: Sequence[Path], out: Path) -> tuple[int, int]:

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gta.attention.localise import correct_localisation, entropy, pointing_game
+from gta.attention.localisation import correct_localisation, entropy, pointing_game
 from gta.attention.maps import logits_and_rows, patch_grid
 from gta.attention.metrics import numbers_in, object_mass, patch_attention
 from gta.attention.segmentation import object_jaccard, protocol_of
-from gta.data.listing import Sample
-from gta.data.views import ObjectViews, loader
+from gta.data.sample import Sample
+from gta.data.transforms import ObjectViews, loader
 from gta.errors import GtaError
-from gta.sources import load_source, source_info
-from gta.taps import anatomy
+from gta.sources.loading import load_source, source_info
+from gta.vit.attention_logits import anatomy
 
 BATCH = 32
 

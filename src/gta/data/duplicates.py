@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from gta.data.images import open_rgb
-from gta.data.listing import Sample
+from gta.data.sample import Sample
 
 NEAR = 4  # bits of 64 that may differ
 _CHUNK = 256

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from gta.data.images import SUFFIXES
-from gta.data.listing import Sample
+from gta.data.sample import Sample
 from gta.data.subsets import digest
 from gta.errors import GtaError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from gta.data.images import open_mask, open_rgb
-from gta.data.listing import Sample
-from gta.whole import written
+from gta.data.sample import Sample
+from gta.files import written
 
 _SIDE, _TEXT, _COLUMNS = 132, 14, 6
 _OUTLINE = (79, 209, 255)

@@ -1,7 +1,7 @@
 """Methods of transfer, by name: one short file each; adding one is one file and one line here.
 
-A method is a `Part`: which parameters train, what is added to the loss, how batches are mixed (`gta.methods.parts`).
-`a+b` composes parts into one `Recipe` (`gta.methods.recipe`). Nothing heavy is imported until a method is used.
+A method is a `Part`: which parameters train, what is added to the loss, how batches are mixed (`gta.methods.base`).
+`a+b` composes parts into one `Recipe` (`gta.methods.compose`). Nothing heavy is imported until a method is used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gta.errors import GtaError
 
 if TYPE_CHECKING:
-    from gta.methods.parts import Part
+    from gta.methods.base import Part
 
 METHODS: dict[str, str] = {  # name of the method and of its file -> its class there
     "plain": "Plain",

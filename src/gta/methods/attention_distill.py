@@ -14,9 +14,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gta.anatomy import anatomy
-from gta.methods.parts import Part, Step, check_number
-from gta.taps import RowTap, captured, read_rows
+from gta.methods.base import Part, Step, check_number
+from gta.vit.attention_logits import RowTap, captured, read_rows
+from gta.vit.structure import anatomy
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from gta.methods.parts import Part, train_only
+from gta.methods.base import Part, train_only
 
 
 @dataclass

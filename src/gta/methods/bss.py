@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from gta.errors import GtaError
-from gta.methods.parts import Part, Step, check_number
-from gta.outputs import Features
+from gta.methods.base import Part, Step, check_number
+from gta.vit.outputs import Features
 
 
 @dataclass

@@ -15,9 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gta.methods.classifier import source_classifier
-from gta.methods.parts import Batches, Part, Step, check_number
-from gta.outputs import Features, read_features
+from gta.methods.base import Batches, Part, Step, check_number
+from gta.sources.classifier import source_classifier
+from gta.vit.outputs import Features, read_features
 
 
 @dataclass

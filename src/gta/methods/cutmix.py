@@ -14,8 +14,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from gta.methods.base import Part, check_number
 from gta.methods.mixup import beta, partners
-from gta.methods.parts import Part, check_number
 
 
 @dataclass

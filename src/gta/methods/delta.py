@@ -16,10 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gta.anatomy import anatomy
+from gta.methods.base import Part, Step, check_number, classifier_of
 from gta.methods.l2_sp import half_square
-from gta.methods.parts import Part, Step, check_number, classifier_of
-from gta.outputs import LayerOutputs, read_outputs
+from gta.vit.outputs import LayerOutputs, read_outputs
+from gta.vit.structure import anatomy
 
 
 @dataclass

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from gta.methods.parts import Part, Step, check_number
-from gta.outputs import Features, read_features
+from gta.methods.base import Part, Step, check_number
+from gta.vit.outputs import Features, read_features
 
 
 @dataclass

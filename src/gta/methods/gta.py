@@ -22,15 +22,15 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from gta.acceleration.row_store import check_replay
+from gta.acceleration.source_precision import ShortAttention, SourcePrecision
 from gta.distances import TEMPERED, with_temperature
 from gta.errors import GtaError
 from gta.guidance import Guided
-from gta.methods.parts import Part, Step
-from gta.outputs import Kind, LayerOutputs, read_outputs
-from gta.precision import ShortAttention, SourcePrecision
-from gta.reuse import check_replay
-from gta.taps import Factors, Finished, Queries, RowTap, read_rows
-from gta.taps import Reading as Row
+from gta.methods.base import Part, Step
+from gta.vit.attention_logits import Factors, Finished, Queries, RowTap, read_rows
+from gta.vit.attention_logits import Reading as Row
+from gta.vit.outputs import Kind, LayerOutputs, read_outputs
 
 LEAST_UNIT = 1e-3  # of the mean unit: a head that looks the same in every image must not decide alone
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gta.errors import GtaError
-from gta.methods.parts import Part, Step, check_number, classifier_of
+from gta.methods.base import Part, Step, check_number, classifier_of
 
 
 @dataclass

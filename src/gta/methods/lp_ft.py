@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from gta.methods.parts import Part, check_number, classifier_of
+from gta.methods.base import Part, check_number, classifier_of
 
 
 @dataclass

@@ -15,9 +15,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from gta.distances import kl
-from gta.methods.classifier import source_classifier
-from gta.methods.parts import Part, Step, check_number
-from gta.outputs import Features, read_features
+from gta.methods.base import Part, Step, check_number
+from gta.sources.classifier import source_classifier
+from gta.vit.outputs import Features, read_features
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gta.methods.parts import Part, check_number
+from gta.methods.base import Part, check_number
 
 
 @dataclass

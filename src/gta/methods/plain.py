@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gta.methods.parts import Part
+from gta.methods.base import Part
 
 
 @dataclass

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gta.anatomy import anatomy
+from gta.methods.base import Part, check_number
 from gta.methods.cutmix import random_box
 from gta.methods.mixup import partners
-from gta.methods.parts import Part, check_number
-from gta.taps import RowTap, captured
+from gta.vit.attention_logits import RowTap, captured
+from gta.vit.structure import anatomy
 
 
 @dataclass

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from gta.whole import write_text
+from gta.files import write_text
 
 METHODS = ("plain", "gta")
 MEASURES = {  # name -> (label, unit, digits)

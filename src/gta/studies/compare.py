@@ -22,19 +22,19 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from gta.data.folder import read_photos
-from gta.data.sets import resolved
+from gta.data.datasets import resolved
+from gta.data.reading import read_photos
 from gta.errors import GtaError
-from gta.methods.recipe import make_parts
+from gta.files import write_text
+from gta.methods.compose import make_parts
 from gta.studies.comparison import Comparison
 from gta.studies.grid import SHIPPED, Trial, read_grid, same_budget, trials_of
 from gta.studies.statistics import holm, mean_and_spread, paired
 from gta.studies.tables import markdown, plus_minus, write_csv
 from gta.training.fit import load_for_training, train
 from gta.training.module import Diverged
-from gta.training.replay import check_reuse
-from gta.training.runs import CHECKPOINT, WEIGHTS
-from gta.whole import write_text
+from gta.training.run_folder import CHECKPOINT, WEIGHTS
+from gta.training.stored_rows import check_reuse
 
 PLAN = "compare.yaml"
 DIVERGED = "diverged.txt"

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from gta.errors import GtaError
-from gta.methods.recipe import make_parts
+from gta.methods.compose import make_parts
 from gta.training.options import TrainOptions
 
 SHIPPED = Path(__file__).with_name("grid.yaml")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gta.whole import write_text
+from gta.files import write_text
 
 Rows = Sequence[Mapping[str, Any]]
 

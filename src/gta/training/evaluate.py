@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from gta.attention.maps import logits_and_rows, patch_grid
 from gta.attention.metrics import jaccard, object_mass, patch_attention
-from gta.data.folder import Sample
-from gta.data.views import TestViews, loader
-from gta.sources import SourceInfo
-from gta.taps import anatomy
+from gta.data.reading import Sample
+from gta.data.transforms import TestViews, loader
+from gta.sources.loading import SourceInfo
+from gta.vit.attention_logits import anatomy
 
 Measures = dict[str, float | None]
 

@@ -21,22 +21,22 @@ import lightning as L
 import torch
 from torch import nn
 
-from gta.attention.draw import draw_maps
+from gta.acceleration.source_precision import has_fast_bf16
 from gta.attention.maps import logits_and_rows
-from gta.data.folder import Photos, read_photos
-from gta.data.sets import resolved
-from gta.data.views import EpochSampler, TestViews, TrainViews, loader, normalised, workers_for
+from gta.attention.plots import draw_maps
+from gta.data.datasets import resolved
+from gta.data.reading import Photos, read_photos
+from gta.data.transforms import EpochSampler, TestViews, TrainViews, loader, normalised, workers_for
 from gta.errors import GtaError
+from gta.files import write_json
 from gta.methods import parts_of
-from gta.methods.parts import Batches, adds
-from gta.methods.recipe import Recipe, complete_settings, make_parts
-from gta.precision import has_fast_bf16
-from gta.sources import SourceInfo, load_source, new_target, source_info
+from gta.methods.base import Batches, adds
+from gta.methods.compose import Recipe, complete_settings, make_parts
+from gta.sources.loading import SourceInfo, load_source, new_target, source_info
 from gta.training.evaluate import measure, validate
 from gta.training.module import FineTuning, Recorder
 from gta.training.options import TrainOptions
-from gta.training.replay import check_reuse, stored_rows
-from gta.training.runs import (
+from gta.training.run_folder import (
     CHECKPOINT,
     CONFIG,
     RESULTS,
@@ -46,7 +46,7 @@ from gta.training.runs import (
     read_options,
     save_weights,
 )
-from gta.whole import write_json
+from gta.training.stored_rows import check_reuse, stored_rows
 
 
 def train(

@@ -17,12 +17,12 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from gta.data.views import seed_of
+from gta.data.transforms import seed_of
 from gta.errors import GtaError
-from gta.methods.parts import Batches, classifier_of
-from gta.methods.recipe import Recipe
+from gta.files import replacing
+from gta.methods.base import Batches, classifier_of
+from gta.methods.compose import Recipe
 from gta.training.options import TrainOptions
-from gta.whole import replacing
 
 WARM_UP = 0.1  # of all steps
 STEM = ("cls_token", "reg_token", "dist_token", "pos_embed", "patch_embed", "norm_pre")

@@ -8,15 +8,15 @@ from typing import Any
 
 import torch
 
-from gta.data.folder import Sample, read_photos, read_split
+from gta.data.datasets import parts
 from gta.data.images import open_rgb, readable
-from gta.data.sets import parts
-from gta.data.views import test_view
+from gta.data.reading import Sample, read_photos, read_split
+from gta.data.transforms import test_view
 from gta.errors import GtaError
-from gta.sources import load_source, source_info
+from gta.sources.loading import load_source, source_info
 from gta.training.evaluate import measure
 from gta.training.options import TrainOptions
-from gta.training.runs import load_weights, read_options
+from gta.training.run_folder import load_weights, read_options
 
 BATCH = 32
 

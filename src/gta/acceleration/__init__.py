@@ -1,0 +1,1 @@
+"""The same numbers for less: the heart works without this room."""

@@ -1,0 +1,116 @@
+"""The source's pass up to its rows as one compiled graph.
+
+The pass is traced once, with everything that taps and lower precision do to it: the graph ends at the last row and
+holds nothing that no row needs. torch.compile then fuses it, with the weights as constants and, on a GPU, as a CUDA
+graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from gta.errors import GtaError
+from gta.vit.attention_logits import Factors, Finished, Reading
+
+Form = tuple[float, bool] | None  # of `Factors`: scale, and whether there is a bias; None for `Finished`
+
+
+class CompiledSource:
+    """Compiled passes of a source, one for each shape of the images and way to run it."""
+
+    def __init__(self, source: nn.Module) -> None:
+        self._source = source
+        self._passes: dict[tuple[Any, ...], tuple[Callable[[Tensor], list[Tensor]], list[Form]]] = {}
+        self._weights: tuple[Any, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:  # a copy has a source of its own to compile
+        return {**self.__dict__, "_passes": {}}
+
+    def rows(self, run: Callable[[Tensor], list[Reading]], images: Tensor, way: str) -> list[Reading]:
+        """What `run` reads of the source.
+
+        Args:
+            run: the source's pass, without autograd; the same computation whenever shape, autocast and `way` are.
+            images: (B, C, height, width).
+            way: names what else `run` depends on.
+
+        Raises:
+            GtaError: torch.compile failed.
+        """
+        weights = tuple((p.data_ptr(), p._version, p.dtype) for p in self._tensors())
+        if weights != self._weights:  # they are constants of the graphs
+            self._passes.clear()
+            self._weights = weights
+        device = images.device.type
+        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        key = (way, tuple(images.shape), images.stride(), images.dtype, images.device, low)
+        as_constants: AbstractContextManager[Any] = nullcontext()
+        if key not in self._passes:
+            graph, forms = traced(run, images)
+            options: Any = {"triton.cudagraphs": True}
+            self._passes[key] = torch.compile(graph.forward, dynamic=False, options=options), forms
+            as_constants = _frozen()
+        compiled, forms = self._passes[key]
+        # casts are in the graph, autocast's too
+        with as_constants, torch.no_grad(), torch.autocast(device, enabled=False):
+            try:
+                given = compiled(images)
+            except Exception as error:  # of many kinds: no C++ compiler, a disk that is full, …
+                what = " ".join((type(error).__name__, *str(error).strip().splitlines()[:1]))
+                raise GtaError(
+                    f"the source could not be compiled ({what}): leave --source-compile (source_compile=True) out, or "
+                    "see that torch.compile works here."
+                ) from error
+        # a CUDA graph writes its next results over these
+        return _read(iter([t.clone() for t in given] if device == "cuda" else given), forms)
+
+    def bytes(self) -> int:
+        """Of the weights that the graphs hold, counted as a bf16 copy of each linear layer's; in float32 it is more."""
+        linears = (m for m in self._source.modules() if isinstance(m, nn.Linear))
+        return sum(2 * m.weight.numel() for m in linears) if self._passes else 0
+
+    def _tensors(self) -> Iterator[Tensor]:
+        return chain(self._source.parameters(), self._source.buffers())
+
+
+def _frozen() -> AbstractContextManager[Any]:
+    """While entered, what is compiled has its weights as constants, cast and packed; as an option of torch.compile it
+    comes too late for the part that reads the graph."""
+    from torch._inductor import config
+
+    return config.patch(freezing=True)  # type: ignore[no-any-return]
+
+
+def traced(run: Callable[[Tensor], list[Reading]], images: Tensor) -> tuple[GraphModule, list[Form]]:
+    """The graph of what `run` reads, images -> tensors, and how readings are made of these."""
+    from torch.fx.experimental.proxy_tensor import make_fx  # half a second that nobody else needs
+
+    forms: list[Form] = []
+
+    def flat(images: Tensor) -> list[Tensor]:
+        readings = run(images)
+        forms[:] = [None if isinstance(r, Finished) else (r.scale, r.bias is not None) for r in readings]
+        parts = ((r.product,) if isinstance(r, Finished) else (r.q, r.k, r.bias) for r in readings)
+        return [tensor for tensor in chain.from_iterable(parts) if tensor is not None]
+
+    with torch.no_grad():
+        graph = make_fx(flat)(images)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph, forms
+
+
+def _read(tensors: Iterator[Tensor], forms: list[Form]) -> list[Reading]:
+    return [
+        Finished(next(tensors))
+        if form is None
+        else Factors(next(tensors), next(tensors), form[0], next(tensors) if form[1] else None)
+        for form in forms
+    ]

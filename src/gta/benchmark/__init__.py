@@ -1,0 +1,1 @@
+"""`gta bench`: what guidance costs on this machine."""

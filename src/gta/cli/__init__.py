@@ -1,0 +1,3 @@
+"""The command line: `gta COMMAND`. Nobody imports this room."""
+
+from gta.cli.parser import main as main

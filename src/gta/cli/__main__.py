@@ -1,0 +1,7 @@
+"""`python -m gta.cli`."""
+
+import sys
+
+from gta.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""`gta demo`: plain and guided fine-tuning side by side."""

@@ -1,0 +1,1 @@
+"""A frozen source from a name or a file."""

@@ -1,0 +1,183 @@
+"""The source compiled: the same rows, again when anything that they depend on changes."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+
+import gta
+import gta.acceleration.compiled as compiled_file
+import gta.acceleration.source_precision as precision_file
+from gta.acceleration.compiled import traced
+from gta.cli import main as cli
+from gta.methods.compose import Recipe
+from gta.methods.gta import GTA
+from tests.conftest import HAS_COMPILER, spread, tiny_vit
+
+pytestmark = pytest.mark.skipif(
+    not HAS_COMPILER, reason="torch.compile needs a C++ compiler on CPUs, and there is none"
+)
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(5)
+    return torch.randn(4, 3, 40, 40)
+
+
+@pytest.fixture
+def traces(monkeypatch):
+    """The shapes that a pass was traced for; graphs run as they are, which takes no compiler and no time."""
+    shapes: list[torch.Size] = []
+
+    def trace(run, images):
+        shapes.append(images.shape)
+        return traced(run, images)
+
+    monkeypatch.setattr(compiled_file, "traced", trace)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    return shapes
+
+
+def pair(**options):
+    source = tiny_vit(num_classes=0)
+    return gta.guide(spread(copy.deepcopy(source), 0.02), source, **options)
+
+
+def close(ours, wanted, **tolerance):
+    return all(torch.allclose(a.rows(), b.rows(), **tolerance) for a, b in zip(ours, wanted, strict=True))
+
+
+@pytest.mark.parametrize("rows", ["cls", "patches"])
+def test_compiled_rows_are_the_source_s(images, rows):
+    guided = pair(source_compile=True, rows=rows)
+    wanted = guided.read_source(images)
+    ours = guided.source_rows(images)
+    assert [r.shape for r in ours] == [r.shape for r in wanted]
+    assert not any(r.has_gradient for r in ours)
+    assert close(ours, wanted, rtol=1e-4, atol=1e-5)
+    penalty, same = (float(g(images)[1].detach()) for g in (guided, gta.guide(guided.model, guided.source, rows=rows)))
+    assert penalty == pytest.approx(same, rel=1e-4)
+    assert penalty > 0
+
+
+def test_under_autocast_they_are_as_close_to_float32_as_those_of_eager_passes(images):
+    guided, eager = pair(source_compile=True), pair()
+    exact = guided.read_source(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, wanted = guided.source_rows(images), eager.source_rows(images)
+
+    def error(rows):
+        return float(sum((a.rows() - b.rows()).square().sum() for a, b in zip(rows, exact, strict=True)))
+
+    assert 0 < error(ours) < 2 * error(wanted)
+
+
+@pytest.mark.skipif(
+    not precision_file._has_fused(torch.device("cpu"), torch.bfloat16), reason="this CPU has no fused product in bf16"
+)
+def test_weights_are_constants_that_products_take_packed(images):
+    """Where torch.compile does not take them so it casts them in every pass, and no product has a GELU in it."""
+    guided = pair(source_compile=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        guided.source_rows(images)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            guided.source_rows(images)
+    names = {event.key for event in seen.key_averages()}
+    assert "mkldnn::_linear_pointwise" in names
+    assert not names & {"aten::addmm", "aten::gelu", "aten::copy_"}
+
+
+def test_the_graph_ends_at_the_last_guided_row(images):
+    seen = []
+    for layers in ("all", [0]):
+        guided = pair(layers=layers)
+        graph, _ = traced(guided.read_source, images)
+        seen.append(sum("addmm" in str(node.target) for node in graph.graph.nodes))
+    depth = len(guided.source.blocks)
+    assert seen == [4 * (depth - 1) + 1, 1]  # q, k and v; projection; two of the MLP
+
+
+def test_a_pass_is_traced_once_and_anew_for_other_shapes_autocast_and_weights(images, traces):
+    guided = pair(source_compile=True, source_precision="same")
+    for _ in range(3):
+        guided(images)
+    assert len(traces) == 1
+    assert close(guided.source_rows(images[:2]), guided.read_source(images[:2]), rtol=1e-5, atol=1e-6)
+    assert len(traces) == 2
+    with torch.autocast("cpu", torch.bfloat16):
+        guided(images)
+    assert len(traces) == 3
+    spread(guided.source, 0.05)
+    assert close(guided.source_rows(images), guided.read_source(images), rtol=1e-5, atol=1e-6)
+    assert len(traces) == 4
+
+
+def test_lowered_layers_are_compiled_apart_and_judged(images, traces, monkeypatch):
+    monkeypatch.setattr(precision_file, "has_fast_bf16", lambda device: True)
+    guided = pair(source_compile=True)
+    exact = [float(guided(images)[1].detach()) for _ in range(5)]  # the fifth runs both ways
+    assert len(traces) == 2
+    assert guided.precision.lowered
+    low = float(guided(images)[1].detach())
+    assert low != exact[-1]
+    assert low == pytest.approx(exact[-1], rel=0.01)
+    assert len(traces) == 2
+
+
+@pytest.mark.parametrize("guide", ["attention", "msa", "block"])
+def test_the_ablations_compile_too(images, traces, guide, source_file):
+    source = gta.load_source(source_file, image_size=40)
+    target = spread(gta.new_target(source, 3), 0.02)
+    penalties = []
+    for compiled in (False, True):
+        recipe = Recipe(target, source, [GTA(guide=guide, source_compile=compiled)])
+        for step in range(2):
+            recipe.begin_step(step, 2)
+            penalties.append(float(recipe(images, torch.tensor([0, 1, 2, 0])).penalty))
+    assert len(traces) == 1
+    assert penalties == pytest.approx([penalties[0]] * 4, rel=1e-5)
+
+
+def test_copies_compile_their_own_and_detached_guides_hold_nothing(images, traces):
+    guided = pair(source_compile=True)
+    guided(images)
+    copied = copy.deepcopy(guided)
+    assert (guided.precision.copied_bytes() > 0, copied.precision.copied_bytes()) == (True, 0)  # no graphs with weights
+    spread(copied.source, 0.02)
+    assert close(copied.source_rows(images), copied.read_source(images), rtol=1e-5, atol=1e-6)
+    assert close(guided.source_rows(images), guided.read_source(images), rtol=1e-5, atol=1e-6)
+    assert len(traces) == 2
+    guided.detach()
+    assert float(guided(images)[1]) == 0
+
+
+def test_what_cannot_be_compiled_is_refused(images, monkeypatch):
+    guided = pair(source_compile=True)
+    with pytest.raises(gta.GtaError, match="keywords of the forward"):
+        guided(images, interpolate=True)
+    with pytest.raises(gta.GtaError, match="compiled already"):
+        gta.guide(guided.model, torch.compile(guided.source), source_compile=True)
+
+    def broken(images):
+        raise RuntimeError("no compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda graph, **options: broken)
+    with pytest.raises(gta.GtaError, match=r"RuntimeError no compiler\): leave --source-compile"):
+        guided(images)
+
+
+def test_training_compiles_where_it_is_told_to(photos, source_file, tmp_path, traces):
+    words = ["train", "--data", str(photos), "--source", str(source_file), "--image-size", "40", "--epochs", "2",
+             "--precision", "32", "--batch-size", "4", "--source-precision", "same"]  # fmt: skip
+    assert cli([*words, "--out", str(tmp_path / "eager")]) == 0
+    assert not traces
+    assert cli([*words, "--out", str(tmp_path / "compiled"), "--source-compile"]) == 0
+    assert len(traces) == 1
+    losses = [json.loads((tmp_path / run / "results.json").read_text())["penalty"] for run in ("eager", "compiled")]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert losses[0] > 0
+    assert cli([*words, "--out", str(tmp_path / "both"), "--source-compile", "--reuse"]) == 2
