@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gta.files import replacing, write_text
+from gta.files import atomic_write, write_text
 
 
 def test_whoever_reads_sees_the_old_file_or_the_new_one(tmp_path):
@@ -21,7 +21,7 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path):
     write_text(path, "old")
 
     def half() -> None:
-        with replacing(path) as new:
+        with atomic_write(path) as new:
             new.write_text("half")
             raise ZeroDivisionError
 

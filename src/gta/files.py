@@ -1,8 +1,10 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,40 +14,69 @@ from gta.errors import GtaError
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place when that is done."""
+def atomic_write(path: Path, option: str | None = None) -> Iterator[Path]:
+    """A path beside `path` to write to; the file written there is renamed to `path` at the end.
+
+    Args:
+        path: the file.
+        option: the flag by which the user named it; its folder is then made, and a failure is told as that flag's.
+
+    Raises:
+        GtaError: with `option`: it cannot be written.
+    """
     new = path.with_name(path.name + ".new")
     try:
+        if option is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         yield new
         new.replace(path)
+    except OSError as error:
+        if option is None:
+            raise
+        raise GtaError(f"{option} {path} cannot be written: {error.strerror or error}.") from error
     finally:
         with suppress(OSError):
             new.unlink(missing_ok=True)
 
 
 @contextmanager
-def written(path: Path, option: str) -> Iterator[Path]:
-    """The same for a file that the user named; its folder is made.
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A new folder beside `path` to fill; it is renamed to `path` at the end.
 
     Args:
-        path: the file.
-        option: what names it on the command line, for the message.
+        path: the folder; absent or empty, unless it is to be replaced.
+        replace: put what is there aside, and remove it once the new folder is in its place.
 
     Raises:
-        GtaError: it cannot be written.
+        OSError: it cannot be written, or `path` holds something and is not to be replaced.
     """
+    path = path.resolve()
+    new, old = (path.with_name(f".{path.name}.{word}-{os.getpid()}") for word in ("new", "old"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as new:
-            yield new
-    except OSError as error:
-        raise GtaError(f"{option} {path} cannot be written: {error.strerror or error}.") from error
+        yield new
+        if path.exists():
+            if replace:
+                path.rename(old)
+            else:
+                path.rmdir()  # empty, or it fails
+        new.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    with replacing(path) as new:
+    with atomic_write(path) as new:
         new.write_text(text, encoding="utf-8", errors="surrogateescape")  # file names may be any bytes
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def cache_folder(*parts: str) -> Path:
+    """Where this package keeps what can be made again: $XDG_CACHE_HOME or ~/.cache, then gta/…"""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath("gta", *parts)

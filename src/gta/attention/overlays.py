@@ -13,7 +13,7 @@ from gta.attention.metrics import mean_map
 from gta.attention.survey import last_attention
 from gta.data.images import open_rgb
 from gta.data.transforms import test_view
-from gta.files import written
+from gta.files import atomic_write
 from gta.sources.loading import source_info
 
 
@@ -58,6 +58,6 @@ def draw_overlays(model: nn.Module, images: Sequence[Path], out: Path) -> tuple[
             alpha = 0.35 + 0.5 * strength
             axis.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=alpha, extent=edges, interpolation="nearest")
             axis.set_title(f"head {number - 1}" if number else "mean of heads", fontsize=8)
-    with written(out, "--out") as new:
+    with atomic_write(out, "--out") as new:
         figure.savefig(new, format="png")
     return len(lines), columns - 2

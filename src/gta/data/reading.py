@@ -16,7 +16,7 @@ from gta.data.manifest import listed, manifest_text
 from gta.data.sample import SPLITS, Listing, Sample
 from gta.data.subsets import digest, held_out, kept
 from gta.errors import GtaError
-from gta.files import written
+from gta.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -217,6 +217,6 @@ def write_manifest(spec: str, out: Path, *, fraction: float = 1.0, seed: int = 0
     sums = {s.path: s.sha256 for s in photos.train}
     note = f"train, fraction {fraction}, seed {seed}"
     text = manifest_text(title(spec), note, photos.classes, photos.train, sums)
-    with written(out, "--out") as new:
+    with atomic_write(out, "--out") as new:
         new.write_text(text, encoding="utf-8", errors="surrogateescape")
     return photos

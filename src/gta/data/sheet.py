@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageOps
 
 from gta.data.images import open_mask, open_rgb
 from gta.data.sample import Sample
-from gta.files import written
+from gta.files import atomic_write
 
 _SIDE, _TEXT, _COLUMNS = 132, 14, 6
 _OUTLINE = (79, 209, 255)
@@ -43,7 +43,7 @@ def draw_sheet(
             pen.text((x * _SIDE + 2, y * (_SIDE + _TEXT)), text, fill="black")
             place += 1
         place = -(-place // _COLUMNS) * _COLUMNS  # the pairs begin a new line
-    with written(path, "--pictures") as new:
+    with atomic_write(path, "--pictures") as new:
         sheet.save(new, format="png")
 
 

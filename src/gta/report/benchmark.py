@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from gta.files import replacing, write_text
+from gta.files import atomic_write, write_text
 from gta.studies.tables import markdown
 
 GREY, GREEN, RED, BLUE = "#6b7280", "#1a7f37", "#b42318", "#1d4ed8"
@@ -175,7 +175,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8.5)
     figure.supxlabel(_short(found["setting"]), fontsize=8, color=GREY)
-    with replacing(path) as new:
+    with atomic_write(path) as new:
         figure.savefig(new, format="png")
 
 

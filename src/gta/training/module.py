@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gta.data.transforms import seed_of
 from gta.errors import GtaError
-from gta.files import replacing
+from gta.files import atomic_write
 from gta.methods.base import Batches, classifier_of
 from gta.methods.compose import Recipe
 from gta.training.options import TrainOptions
@@ -222,7 +222,7 @@ class Recorder(L.Callback):
         new = self.folder / "last.ckpt.new"
         trainer.save_checkpoint(new)  # on every process: sharded strategies gather here
         if trainer.is_global_zero:
-            with replacing(self.folder / "metrics.csv") as table, table.open("w", newline="") as file:
+            with atomic_write(self.folder / "metrics.csv") as table, table.open("w", newline="") as file:
                 writer = csv.DictWriter(file, self.COLUMNS)
                 writer.writeheader()
                 writer.writerows(self.rows)

@@ -15,7 +15,7 @@ from torch import nn
 
 from gta.data.datasets import resolved
 from gta.errors import GtaError
-from gta.files import replacing
+from gta.files import atomic_write
 from gta.training.options import TrainOptions
 
 CONFIG, RESULTS, WEIGHTS, CHECKPOINT = "config.yaml", "results.json", "model.safetensors", "last.ckpt"
@@ -104,7 +104,7 @@ def save_weights(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) ->
     from safetensors.torch import save_file
 
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    with replacing(folder / WEIGHTS) as new:
+    with atomic_write(folder / WEIGHTS) as new:
         save_file(tensors, new, {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
 
 
