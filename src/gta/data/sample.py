@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from gta.errors import GtaError
 
+T = TypeVar("T")
 SPLITS = ("train", "val", "test")
 
 
@@ -42,6 +44,12 @@ class Listing:
     root: Path
     classes: tuple[str, ...]
     splits: Mapping[str, Sequence[Sample]]
+
+
+def evenly_spread(items: Sequence[T], count: int) -> list[T]:
+    """`count` of the items, or all where there are fewer, in order and evenly over them."""
+    count = min(count, len(items))
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
 
 
 def need(folder: Path, names: Sequence[str]) -> None:
