@@ -18,7 +18,7 @@ from jsonargparse import auto_cli
 from gta.demo.run import CHOSEN, COMMON, WORLD
 from gta.studies.tables import append_csv, read_csv
 from gta.training.fit import train
-from gta.worlds import write_world
+from gta.worlds.folder import write_world
 
 COLUMNS = ("method", "lr", "epochs", "seed", "val_top1", "test_top1", "object_mass", "jaccard", "drift", "wall_seconds",
            "weight", "precision", "data_digest", "versions")  # fmt: skip

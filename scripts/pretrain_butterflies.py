@@ -9,8 +9,8 @@ No label enters, but whoever pairs photographs knows which show the same animal:
 told, less than a label. `--pairs crops` gives plain SimCLR, two crops of one photograph. DINO's loss on the same
 pairs was tried for 100 steps, in which nothing moved where the contrast had begun to learn; it got no more time.
 
-Species are those of `gta.worlds.PRETRAINING` only; the measures printed on the way are on species and grounds that
-were not trained on.
+Species are those of `gta.worlds.butterflies.PRETRAINING` only; the measures printed on the way are on species and
+grounds that were not trained on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from gta.attention.maps import logits_and_rows
 from gta.attention.metrics import jaccard, object_mass, patch_attention
-from gta.worlds import DOWNSTREAM, PRETRAINING, render, scenes, species
+from gta.worlds.butterflies import DOWNSTREAM, PRETRAINING, render, scenes, species
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 MODEL_ARGS = {"patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 6, "mlp_ratio": 2.0}

@@ -15,7 +15,7 @@ from gta.cli import main
 from gta.sources.loading import EMBEDDED, source_info
 from gta.demo import run as demo
 from gta.studies.statistics import paired
-from gta.worlds import DOWNSTREAM, render, scenes, species
+from gta.worlds.butterflies import DOWNSTREAM, render, scenes, species
 
 
 def test_the_embedded_source_is_small_and_looks_at_butterflies_it_never_saw():

@@ -11,7 +11,8 @@ from torch import nn
 
 import gta
 from gta.cli import main
-from gta.worlds import WorldOptions, write_world
+from gta.worlds.folder import write_world
+from gta.worlds.options import WorldOptions
 from tests.conftest import spread
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -10,7 +10,9 @@ from PIL import Image
 from gta import GtaError
 from gta.cli import main
 from gta.data.reading import read_photos
-from gta.worlds import DOWNSTREAM, PRETRAINING, WorldOptions, render, scenes, species, write_world
+from gta.worlds.butterflies import DOWNSTREAM, PRETRAINING, render, scenes, species
+from gta.worlds.folder import write_world
+from gta.worlds.options import WorldOptions
 
 
 def test_the_same_arguments_give_the_same_pixels():

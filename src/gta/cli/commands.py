@@ -123,7 +123,7 @@ def demo(out: str = "gta-demo", seeds: int = 1, overwrite: bool = False) -> None
 
 
 def world(given: Namespace) -> None:
-    from gta.worlds import write_world
+    from gta.worlds.folder import write_world
 
     options = WorldOptions(**{k: v for k, v in vars(given).items() if k != "config"})
     write_world(options)

@@ -22,7 +22,8 @@ from gta.studies.statistics import paired
 from gta.training.fit import train
 from gta.training.options import TrainOptions
 from gta.training.run_folder import load_weights
-from gta.worlds import WorldOptions, write_world
+from gta.worlds.folder import write_world
+from gta.worlds.options import WorldOptions
 
 SOURCE = "gta:butterflies"
 WORLD = WorldOptions(out="", classes=16, train=6, val=6, test=20, spurious=1.0)

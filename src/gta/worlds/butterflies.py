@@ -104,9 +104,9 @@ def render(
 
     shade = _cover(torch.hypot(u - 0.12, v + 0.12), 0.95, 4.0)[:, None] * 0.3 * rand(1, 1, 1)
     image = ground * (1 - shade * (1 - cover[:, None]))
-    image = image * (1 - cover[:, None]) + colour * cover[:, None]
+    image = _over(image, colour, cover[:, None])
     blade, hidden = _blade(x, y, rand, size)
-    image = image * (1 - hidden[:, None]) + blade * hidden[:, None]
+    image = _over(image, blade, hidden[:, None])
 
     slope = (x * torch.cos(turn * 1.7) + y * torch.sin(turn * 1.7))[:, None] * 0.22 * rand(1, 1, 1)
     light = (0.75 + 0.4 * rand(1, 1, 1)) + slope
@@ -133,7 +133,7 @@ def _butterfly(u: Tensor, v: Tensor, t: dict[str, Tensor], edge: Tensor) -> tupl
     along = side * torch.cos(t["stripe_slant"]) + v * torch.sin(t["stripe_slant"])
     wave = 0.5 + 0.5 * torch.cos(2 * math.pi * t["stripe_rate"] * along)
     striped = torch.sigmoid((wave - 1 + t["stripe_share"]) * 14)[:, None]
-    colour = base * (1 - striped) + accent * striped
+    colour = _over(base, accent, striped)
     colour = colour * (1 - 0.18 * torch.cos(angle * 18).clamp(min=0.85).sub(0.85).div(0.15))[:, None]  # veins
 
     banded = torch.sigmoid((t["margin"] - depth) * 40)[:, None]
@@ -141,22 +141,20 @@ def _butterfly(u: Tensor, v: Tensor, t: dict[str, Tensor], edge: Tensor) -> tupl
         -(((depth - t["margin"] * 0.5) / (0.22 * t["margin"])) ** 2)
     )
     beads = beads * (t["beads"] > 3)
-    colour = colour * (1 - banded) + margin * banded
-    colour = colour * (1 - beads[:, None]) + accent * beads[:, None]
+    colour = _over(colour, margin, banded)
+    colour = _over(colour, accent, beads[:, None])
 
     for lobe in ("fore", "hind"):
         ex = t[f"{lobe}_length"] * t["eye_place"] * torch.cos(t[f"{lobe}_angle"])
         ey = t[f"{lobe}_length"] * t["eye_place"] * torch.sin(t[f"{lobe}_angle"])
         away = torch.hypot(side - ex, v - ey)
         size = (t["eye_size"] - 0.04).clamp(min=0)
-        ring, pupil = _cover(away, size, edge)[:, None], _cover(away, size * 0.5, edge)[:, None]
         seen = (size > 0.02)[:, None].float()
-        colour = colour * (1 - ring * seen) + (1 - margin) * ring * seen
-        colour = colour * (1 - pupil * seen) + margin * pupil * seen
+        colour = _over(colour, 1 - margin, _cover(away, size, edge)[:, None] * seen)
+        colour = _over(colour, margin, _cover(away, size * 0.5, edge)[:, None] * seen)
 
     body = _cover(torch.hypot(side / 0.075, (v + 0.08) / 0.5), torch.ones_like(side), edge * 0.075)
-    colour = colour * (1 - body[:, None]) + 0.12 * body[:, None]
-    return colour, torch.maximum(wings, body)
+    return _over(colour, 0.12, body[:, None]), torch.maximum(wings, body)
 
 
 def _lobe(angle: Tensor, width: Tensor) -> Tensor:
@@ -166,6 +164,11 @@ def _lobe(angle: Tensor, width: Tensor) -> Tensor:
 def _cover(distance: Tensor, limit: Tensor | float, edge: Tensor | float) -> Tensor:
     """1 inside, 0 outside, half a pixel of slope on either side."""
     return ((limit - distance) * edge + 0.5).clamp(0, 1)
+
+
+def _over(below: Tensor, above: Tensor | float, cover: Tensor) -> Tensor:
+    """What is seen of two layers where the upper one covers a share of 0 to 1."""
+    return below * (1 - cover) + above * cover
 
 
 def _ground(scene: Tensor, x: Tensor, y: Tensor, size: int, rand: Callable[..., Tensor]) -> Tensor:
@@ -181,7 +184,7 @@ def _ground(scene: Tensor, x: Tensor, y: Tensor, size: int, rand: Callable[..., 
     along = x * torch.cos(slant) + y * torch.sin(slant)
     wave = 0.5 + 0.5 * torch.sin(2 * math.pi * (rate * along + 0.9 * noise + rand(1, 1)))
     mix = torch.sigmoid((noise * (1 - column[8]) + wave * column[8] - 0.5) * (3 + 12 * column[9]))[:, None]
-    ground = first * (1 - mix) + second * mix
+    ground = _over(first, second, mix)
     petal = _hsv(column[10], 0.3 + 0.65 * column[11], 0.5 + 0.5 * column[12])
     for _ in range(5):
         px, py = 2.4 * rand(1, 1) - 1.2, 2.4 * rand(1, 1) - 1.2
@@ -189,10 +192,8 @@ def _ground(scene: Tensor, x: Tensor, y: Tensor, size: int, rand: Callable[..., 
         angle = torch.atan2(y - py, x - px) + 6.3 * rand(1, 1)
         outline = radius * (0.75 + 0.25 * torch.cos(angle * (2 + 5 * column[14]).round()))
         distance = torch.hypot(x - px, y - py)
-        cover = _cover(distance, outline, size / 2)[:, None]
-        centre = _cover(distance, radius * 0.3, size / 2)[:, None]
-        ground = ground * (1 - cover) + petal * (0.8 + 0.2 * mix) * cover
-        ground = ground * (1 - centre) + second * centre
+        ground = _over(ground, petal * (0.8 + 0.2 * mix), _cover(distance, outline, size / 2)[:, None])
+        ground = _over(ground, second, _cover(distance, radius * 0.3, size / 2)[:, None])
     return ground
 
 

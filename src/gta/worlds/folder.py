@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -11,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from gta.errors import GtaError
+from gta.files import atomic_folder
 from gta.worlds.butterflies import DOWNSTREAM, PRETRAINING, render, scenes, species
 from gta.worlds.options import WorldOptions
 
@@ -21,14 +20,17 @@ def write_world(options: WorldOptions) -> None:
     """Write a data folder; the same options give the same files.
 
     Raises:
-        GtaError: `options.out` is there already.
+        GtaError: `options.out` exists and is not an empty folder.
     """
-    out, classes = Path(options.out), options.classes
+    out = Path(options.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise GtaError(f"--out {out} is there already: give a new folder.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    new = out.with_name(f".{out.name}.new-{os.getpid()}")
-    shutil.rmtree(new, ignore_errors=True)
+    with atomic_folder(out) as new:
+        _write(options, new)
+
+
+def _write(options: WorldOptions, folder: Path) -> None:
+    classes = options.classes
     kinds = species(classes, (PRETRAINING if options.pretraining else DOWNSTREAM) + options.seed)
     grounds = scenes(2 * classes, options.seed)  # the first half for train and val, the second for test
     for number, split in enumerate(("train", "val", "test")):
@@ -42,15 +44,12 @@ def write_world(options: WorldOptions) -> None:
             places = places + classes
         for start in range(0, len(labels), _CHUNK):
             part = slice(start, start + _CHUNK)
-            drawn = int(torch.randint(2**62, (1,), generator=generator))
-            images, masks = render(kinds, labels[part], grounds, places[part], options.size, drawn)
+            seed = int(torch.randint(2**62, (1,), generator=generator))
+            images, masks = render(kinds, labels[part], grounds, places[part], options.size, seed)
             for i, (image, mask) in enumerate(zip(images, masks, strict=True), start):
-                name = f"species-{i // count:02}/{i % count:03}"
-                _save(image.permute(1, 2, 0), new / split / f"{name}.png")
-                _save(mask.to(torch.uint8) * 255, new / "masks" / split / f"{name}.png")
-    if out.exists():
-        out.rmdir()
-    new.rename(out)
+                name = f"species-{i // count:02}/{i % count:03}.png"
+                _save(image.permute(1, 2, 0), folder / split / name)
+                _save(mask.to(torch.uint8) * 255, folder / "masks" / split / name)
 
 
 def _save(pixels: Tensor, path: Path) -> None:

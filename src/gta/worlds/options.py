@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from gta.errors import GtaError
@@ -41,15 +42,10 @@ class WorldOptions:
     pretraining: bool = False
 
     def __post_init__(self) -> None:
-        rules: list[tuple[str, bool, str]] = [
-            ("classes", self.classes >= 2, "at least 2"),
-            ("train", self.train >= 1, "at least 1"),
-            ("val", self.val >= 0, "0 or above"),
-            ("test", self.test >= 0, "0 or above"),
-            ("size", self.size >= 8, "of px, at least 8"),
-            ("spurious", 0 <= self.spurious <= 1, "from 0 to 1"),
-            ("seed", 0 <= self.seed < SEEDS, f"from 0 to {SEEDS - 1}"),
-        ]
-        for name, fine, wanted in rules:
-            if not fine:
-                raise GtaError(f"--{name} {getattr(self, name)} cannot be used: write a number {wanted}.")
+        limits = {"classes": (2, math.inf), "train": (1, math.inf), "val": (0, math.inf), "test": (0, math.inf)}
+        limits |= {"size": (8, math.inf), "spurious": (0, 1), "seed": (0, SEEDS - 1)}
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                wanted = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise GtaError(f"--{name} must be {wanted}, got {value}.")
