@@ -13,16 +13,9 @@ from PIL import Image
 
 import gta
 from gta.attention import plots as draw
-from gta.attention.localisation import (
-    box_overlap,
-    correct_localisation,
-    entropy,
-    largest_part,
-    pointing_game,
-    tight_box,
-)
+from gta.attention.localisation import correct_localisation, entropy, largest_part, pointing_game, tight_boxes
 from gta.attention.metrics import jaccard, object_mass, patch_attention
-from gta.attention.segmentation import PROTOCOLS, object_jaccard
+from gta.attention.segmentation import PROTOCOLS, object_jaccard, object_masks
 from gta.cli import main
 from gta.data.images import open_objects
 from gta.data.reading import read_photos
@@ -31,6 +24,7 @@ from gta.data.transforms import ObjectViews
 from gta.sources.loading import source_info
 from gta.training.evaluate import measure
 from gta.training.run_folder import save_weights
+from tests.attention.test_metrics import dino_overlap
 from tests.conftest import TINY, reference_rows, tiny_vit
 
 DINO, MERGED, WIDE, FOREGROUND = (PROTOCOLS[name] for name in ("dino", "merged", "wide", "foreground"))
@@ -85,20 +79,10 @@ def test_dinos_loop_over_objects(mass):
     """The published evaluation written out in numpy: per object the best head, mean over objects, then images."""
     rng = np.random.default_rng(0)
     attention, objects = rng.random((3, 5, 12)) ** 4, rng.integers(0, 4, (3, 12, 16))
-    expected = []
-    for image, numbers in zip(attention, objects, strict=True):
-        scores = []
-        for number in np.unique(numbers)[1:]:
-            best = 0.0
-            for head in image:
-                order = np.argsort(head)
-                kept = np.empty(12, dtype=bool)
-                kept[order] = np.cumsum(head[order] / head.sum()) > 1 - mass
-                pixels = np.kron(kept.reshape(3, 4), np.ones((4, 4))).astype(bool)
-                truth = numbers == number
-                best = max(best, (pixels & truth).sum() / (pixels | truth).sum())
-            scores.append(best)
-        expected.append(np.mean(scores))
+    expected = [
+        np.mean([max(dino_overlap(head, numbers == n, mass) for head in image) for n in np.unique(numbers)[1:]])
+        for image, numbers in zip(attention, objects, strict=True)
+    ]
     ours = object_jaccard(torch.tensor(attention), torch.tensor(objects), (3, 4), replace(DINO, mass=mass))
     np.testing.assert_allclose(ours.numpy(), expected, rtol=1e-6)
 
@@ -121,14 +105,17 @@ def test_the_pointing_game_by_hand():
     assert pointing_game(HEADS, objects, (2, 2), tolerance=1.0).item() == 1.0
 
 
-def test_parts_boxes_and_their_overlap_by_hand():
+def test_parts_and_boxes_by_hand():
     mask = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0], [0, 0, 1, 0]]).bool()  # corners do not connect
     part = largest_part(mask)
     assert part.long().tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0]]
-    assert tight_box(part) == (1.0, 1.0, 3.0, 3.0)
+    assert tight_boxes(torch.stack([part, mask])).tolist() == [[1, 1, 3, 3], [0, 0, 4, 3]]  # edges, not pixels
+    # of two as large the one that begins further up, then further left
     assert largest_part(torch.tensor([[1, 0], [0, 1]]).bool()).long().tolist() == [[1, 0], [0, 0]]
-    assert box_overlap((0, 0, 2, 2), (1, 1, 3, 3)) == pytest.approx(1 / 7)
-    assert box_overlap((0, 0, 2, 2), (2, 0, 4, 2)) == 0.0
+    upper = torch.tensor([[0, 0, 0, 1], [1, 1, 0, 1]]).bool()
+    assert largest_part(upper).long().tolist() == [[0, 0, 0, 1], [0, 0, 0, 1]]
+    assert not largest_part(torch.zeros(2, 3, dtype=torch.bool)).any()
+    assert object_masks(scene("0330", "0050")[0]).long().tolist() == [[[0, 1, 1, 0], [0] * 4], [[0] * 4, [0, 0, 1, 0]]]
 
 
 def test_correct_localisation_by_hand():
@@ -141,7 +128,8 @@ def test_correct_localisation_by_hand():
     objects[0, 0:10, 0:20] = 1  # half the box: exactly 0.5
     assert correct_localisation(attention, objects, (3, 3), mass=0.75).item() == 1.0
     assert correct_localisation(attention, objects, (3, 3), mass=0.75, overlap=0.51).item() == 0.0
-    objects[0, 20:30, 20:30] = 2  # what is not connected does not count
+    objects[0, 20:30, 20:30] = 2  # one of the objects is enough; what is not connected does not count
+    assert correct_localisation(attention, objects, (3, 3), mass=0.75).item() == 1.0
     assert correct_localisation(attention, objects * (objects == 2), (3, 3), mass=0.75).item() == 0.0
 
 
@@ -227,9 +215,16 @@ def test_whole_images_are_measured_and_the_central_square_on_request(make_photos
     assert "no mask shows an object in the frame (square)" in capsys.readouterr().err
 
 
-def test_a_protocols_size_becomes_the_nearest_one_the_patches_divide(photos, source_file, capsys, monkeypatch):
-    monkeypatch.setitem(PROTOCOLS, "wide", replace(WIDE, image_size=51))  # 8 px patches
-    for more, size in (([], 48), (["--image-size", "64"], 64)):
+@pytest.fixture
+def small_wide():
+    PROTOCOLS.add("wide", replace(WIDE, image_size=51))
+    yield
+    PROTOCOLS.add("wide", WIDE)
+
+
+@pytest.mark.usefixtures("small_wide")
+def test_a_protocols_size_becomes_the_nearest_one_the_patches_divide(photos, source_file, capsys):
+    for more, size in (([], 48), (["--image-size", "64"], 64)):  # 8 px patches
         assert main(["attention", str(source_file), "--data", str(photos), "--json", "--protocol", "wide", *more]) == 0
         assert json.loads(capsys.readouterr().out)["image_size"] == size
 
@@ -272,7 +267,7 @@ def test_pictures_say_green_what_was_recognised_and_red_what_it_was_taken_for(
         model.head.weight.zero_()
         model.head.bias.copy_(torch.eye(len(data.classes))[1])
     sheets = []
-    monkeypatch.setattr(draw, "_sheet", lambda groups, path: sheets.append(groups))
+    monkeypatch.setattr(draw, "_sheet", lambda groups, path, **_: (path.touch(), sheets.append(groups)))
     draw.draw_maps(source, {"tuned": model}, source_info(source), data.test, data.classes, tmp_path / "maps.png")
     (groups,) = sheets
     told = {(panels[0].title, panels[2].title, panels[2].line, panels[2].colour) for panels in groups}

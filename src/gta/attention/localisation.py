@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou, masks_to_boxes
 
-from gta.attention.metrics import mean_map, numbers_in, top_mass
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom, in px
+from gta.attention.metrics import mean_map, top_mass
+from gta.attention.segmentation import object_masks
 
 
 def pointing_game(attention: Tensor, objects: Tensor, grid: tuple[int, int], tolerance: float = 15.0) -> Tensor:
@@ -31,9 +32,9 @@ def pointing_game(attention: Tensor, objects: Tensor, grid: tuple[int, int], tol
         row, column = divmod(patch, grid[1])
         centre = torch.tensor([(row + 0.5) * height / grid[0], (column + 0.5) * width / grid[1]])
         pixels = (numbers > 0).nonzero().cpu() + 0.5
-        distance = (pixels - centre).norm(dim=1).min() if len(pixels) else torch.tensor(torch.nan)
-        hits.append(torch.where(distance.isnan(), distance, (distance <= tolerance).float()))
-    return torch.stack(hits)
+        near = (pixels - centre).norm(dim=1) <= tolerance
+        hits.append(float(near.any()) if len(pixels) else math.nan)
+    return torch.tensor(hits)
 
 
 def correct_localisation(
@@ -48,20 +49,19 @@ def correct_localisation(
         attention: (B, H, N) from `patch_attention`; its mean over heads counts.
         objects: (B, height, width) int64, 0 for the background; each object has its tight box.
         grid: patches (down, across).
-        mass: share of the attention kept.
+        mass: share of the attention that counts.
         overlap: intersection over union that the boxes must reach.
 
     Returns:
         (B,) of 0 and 1; NaN for images without an object.
     """
-    kept = top_mass(mean_map(attention), mass).unflatten(-1, grid).cpu()
+    top = top_mass(mean_map(attention), mass).unflatten(-1, grid).cpu()
+    down, across = (side / n for side, n in zip(objects.shape[-2:], grid, strict=True))
+    scale = torch.tensor([across, down, across, down], dtype=torch.float64)  # patches to px
     hits = []
-    for patches, numbers in zip(kept, objects.cpu(), strict=True):
-        down, across = (side / n for side, n in zip(numbers.shape, grid, strict=True))
-        left, top, right, bottom = tight_box(largest_part(patches))
-        box = (left * across, top * down, right * across, bottom * down)
-        truths = [tight_box(numbers == n) for n in numbers_in(numbers)]
-        hits.append(float(any(box_overlap(box, truth) >= overlap for truth in truths)) if truths else math.nan)
+    for patches, numbers in zip(top, objects.cpu(), strict=True):
+        box, truths = tight_boxes(largest_part(patches)[None]) * scale, tight_boxes(object_masks(numbers))
+        hits.append(float((box_iou(box, truths) >= overlap).any()) if len(truths) else math.nan)
     return torch.tensor(hits)
 
 
@@ -80,35 +80,15 @@ def entropy(attention: Tensor) -> Tensor:
 
 def largest_part(mask: Tensor) -> Tensor:
     """The largest 4-connected part of a (down, across) bool mask; of two as large the one that begins further up."""
-    waiting = {(int(y), int(x)) for y, x in mask.nonzero()}
-    best: set[tuple[int, int]] = set()
-    while waiting:
-        part, edge = set(), [min(waiting)]
-        while edge:
-            place = edge.pop()
-            if place in waiting:
-                waiting.remove(place)
-                part.add(place)
-                y, x = place
-                edge += [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
-        if len(part) > len(best):
-            best = part
-    out = torch.zeros_like(mask)
-    for y, x in best:
-        out[y, x] = True
-    return out
+    from scipy import ndimage
+
+    parts, _ = ndimage.label(mask.numpy())
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0  # what is not in the mask
+    first = sizes[parts].argmax()  # a pixel of the largest part; argmax takes the first of equals, row by row
+    return torch.from_numpy(parts == parts.flat[first]) & mask
 
 
-def tight_box(mask: Tensor) -> Box:
-    """Left, top, right and bottom edge of what a bool mask holds; it must hold something."""
-    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
-    return float(columns.min()), float(rows.min()), float(columns.max()) + 1, float(rows.max()) + 1
-
-
-def box_overlap(one: Box, two: Box) -> float:
-    """Intersection over union of two boxes."""
-    across = min(one[2], two[2]) - max(one[0], two[0])
-    down = min(one[3], two[3]) - max(one[1], two[1])
-    both = max(0.0, across) * max(0.0, down)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, two))
-    return both / (areas - both)
+def tight_boxes(masks: Tensor) -> Tensor:
+    """Edges of what bool masks (n, height, width) hold: left, top, right and bottom, (n, 4) float64."""
+    return masks_to_boxes(masks).double() + torch.tensor([0, 0, 1, 1])  # torchvision's right and bottom are inclusive

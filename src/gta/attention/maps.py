@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gta.attention.metrics import patch_attention
 from gta.errors import GtaError
 from gta.guidance import evaluating
 from gta.vit.attention_logits import RowTap, captured
@@ -30,6 +31,20 @@ def logits_and_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tens
         output = model(images)
     rows = [reading.rows() for reading in captured(tap, body, range(body.depth), images)]
     return getattr(output, "logits", output), rows
+
+
+def last_attention(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """A model's logits, and on the CPU its last layer's [cls] attention over patches.
+
+    Args:
+        model: a ViT with a [cls] token, on any device.
+        images: (B, 3, height, width), normalised.
+
+    Returns:
+        Its logits as from `logits_and_rows`, and (B, H, N) float32 as from `patch_attention`.
+    """
+    logits, rows = logits_and_rows(model, images.to(next(model.parameters()).device))
+    return logits, patch_attention(rows[-1], anatomy(model).prefix_tokens).cpu()
 
 
 def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:

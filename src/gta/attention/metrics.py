@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,11 +43,6 @@ def object_mass(attention: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tenso
     return (mean_map(attention) * area).sum(-1)
 
 
-def numbers_in(objects: Tensor) -> list[int]:
-    """The numbers of an image's objects, (height, width) int64, without the background's 0."""
-    return [n for n in objects.flatten().bincount().nonzero().flatten().tolist() if n]
-
-
 def top_mass(attention: Tensor, mass: float) -> Tensor:
     """The patches that together hold the largest `mass` of each map: (…, N) -> (…, N) bool.
 
@@ -54,6 +51,18 @@ def top_mass(attention: Tensor, mass: float) -> Tensor:
     ascending, order = attention.sort(-1)
     cumulative = (ascending / ascending.sum(-1, keepdim=True)).cumsum(-1)
     return torch.zeros_like(attention, dtype=torch.bool).scatter(-1, order, cumulative > 1 - mass)
+
+
+def top_mask(attention: Tensor, mass: float, grid: tuple[int, int], size: Sequence[int]) -> Tensor:
+    """The pixels of `top_mass`, upsampled by nearest neighbour: (B, H, N) -> (B, H, *size) bool."""
+    kept = top_mass(attention, mass).unflatten(-1, grid)
+    return F.interpolate(kept.float(), size=tuple(size), mode="nearest").bool()
+
+
+def mask_overlap(one: Tensor, other: Tensor) -> Tensor:
+    """Intersection over union of bool masks that broadcast to (…, height, width): (…); 0 where both are empty."""
+    both, either = (one & other).sum((-2, -1)), (one | other).sum((-2, -1))
+    return both / either.clamp(min=1)
 
 
 def jaccard(attention: Tensor, mask: Tensor, grid: tuple[int, int], mass: float = 0.6) -> Tensor:
@@ -66,14 +75,10 @@ def jaccard(attention: Tensor, mask: Tensor, grid: tuple[int, int], mass: float 
         attention: (B, H, N) from `patch_attention`, last layer.
         mask: (B, height, width) in {0, 1}.
         grid: patches (down, across).
-        mass: share of the attention kept.
+        mass: share of the attention that counts.
 
     Returns:
         (B,) in [0, 1].
     """
-    kept = top_mass(attention, mass)
-    pixels = F.interpolate(kept.unflatten(-1, grid).float(), size=mask.shape[-2:], mode="nearest").bool()
-    truth = mask[:, None] > 0.5
-    both = (pixels & truth).sum((-2, -1))
-    either = (pixels | truth).sum((-2, -1))
-    return (both / either.clamp(min=1)).max(1).values
+    pixels = top_mask(attention, mass, grid, mask.shape[-2:])
+    return mask_overlap(pixels, mask[:, None] > 0.5).max(1).values

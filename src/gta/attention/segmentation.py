@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gta.attention.metrics import mean_map, numbers_in, top_mass
-from gta.errors import GtaError
+from gta.attention.metrics import mask_overlap, mean_map, top_mask
+from gta.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class Protocol:
     """How attention becomes a mask and is compared.
 
     Attributes:
-        mass: share of the attention kept.
+        mass: share of the attention that counts.
         merged: one map, the mean over heads, instead of the best head of each object.
         foreground: all objects of an image as one.
         image_size: side in px that the protocol prescribes, None for any.
@@ -29,19 +28,21 @@ class Protocol:
     image_size: int | None = None
 
 
-PROTOCOLS = {
-    "dino": Protocol(),  # Caron et al. 2021, arXiv 2104.14294, section 4.2.2
-    "merged": Protocol(merged=True),
-    "wide": Protocol(mass=0.9, image_size=512),
-    "foreground": Protocol(foreground=True),
-}
+PROTOCOLS = Registry(
+    "protocol",
+    {
+        "dino": Protocol(),  # Caron et al. 2021, arXiv 2104.14294, section 4.2.2
+        "merged": Protocol(merged=True),
+        "wide": Protocol(mass=0.9, image_size=512),
+        "foreground": Protocol(foreground=True),
+    },
+)
 
 
-def protocol_of(name: str) -> Protocol:
-    """The protocol of this name."""
-    if name not in PROTOCOLS:
-        raise GtaError(f"--protocol {name} is not known: use one of {', '.join(PROTOCOLS)}.")
-    return PROTOCOLS[name]
+def object_masks(objects: Tensor) -> Tensor:
+    """An image's objects apart: (height, width) int64, 0 for the background -> (objects, height, width) bool."""
+    numbers = objects.unique()
+    return objects == numbers[numbers > 0][:, None, None]
 
 
 def object_jaccard(attention: Tensor, objects: Tensor, grid: tuple[int, int], protocol: Protocol) -> Tensor:
@@ -51,23 +52,17 @@ def object_jaccard(attention: Tensor, objects: Tensor, grid: tuple[int, int], pr
         attention: (B, H, N) from `patch_attention`, last layer.
         objects: (B, height, width) int64, 0 for the background, else the object's number.
         grid: patches (down, across).
-        protocol: what is kept and compared.
+        protocol: what counts and is compared.
 
     Returns:
         (B,) in [0, 1]; NaN for images without an object.
     """
     maps = mean_map(attention)[:, None] if protocol.merged else attention
-    kept = top_mass(maps, protocol.mass).unflatten(-1, grid)
-    pixels = F.interpolate(kept.float(), size=objects.shape[-2:], mode="nearest").bool()
+    pixels = top_mask(maps, protocol.mass, grid, objects.shape[-2:])
     if protocol.foreground:
         objects = (objects > 0).long()
-    scores = []
-    for masks, numbers in zip(pixels, objects, strict=True):
-        best = [_overlap(masks, numbers == n).max() for n in numbers_in(numbers)]
-        scores.append(torch.stack(best).mean() if best else torch.full((), torch.nan, device=objects.device))
+    scores = [
+        mask_overlap(heads[:, None], object_masks(numbers)).max(0).values.mean()  # (H, objects) -> one; NaN of none
+        for heads, numbers in zip(pixels, objects, strict=True)
+    ]
     return torch.stack(scores)
-
-
-def _overlap(masks: Tensor, truth: Tensor) -> Tensor:
-    """Intersection over union of (H, height, width) with (height, width), both bool: (H,)."""
-    return (masks & truth).sum((-2, -1)) / (masks | truth).sum((-2, -1))

@@ -162,22 +162,23 @@ def attention(
         raise GtaError(
             "give either --data, to measure, or images and --out, to draw: gta attention SPEC IMAGE... --out X"
         )
-    from gta.attention.survey import load_attentive, survey
-
     if data is not None:
+        from gta.attention.evaluate import evaluate_attention
         from gta.data.reading import read_photos
 
-        show(
-            survey(spec, read_photos(data).split(split), protocol, image_size, heads, frame), as_json, title="attention"
-        )
+        samples = read_photos(data).split(split)
+        show(evaluate_attention(spec, samples, protocol, image_size, heads, frame), as_json, title="attention")
         return
     if out is None:
         raise GtaError("--out is missing: give the PNG file to draw into.")
-    from gta.attention.overlays import draw_overlays
+    from gta.attention.plots import draw_heads
     from gta.data.images import readable
+    from gta.devices import default_device
+    from gta.sources.loading import load_source
 
     paths = readable(images)
-    drawn, of_heads = draw_overlays(load_attentive(spec, image_size, heads), paths, Path(out))
+    model = load_source(spec, image_size, heads=heads).to(default_device())
+    drawn, of_heads = draw_heads(model, paths, Path(out))
     print(f"{out}: {drawn} images, {of_heads} heads and their mean")
 
 
