@@ -38,7 +38,7 @@ class Guide(Callback):
         """
         self._make = lambda target: make_guided(target, source, **options)
         self._name = model
-        self._forward: _KeepingForward | None = None
+        self._forward: _CollectingForward | None = None
         self.guided: Guided | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -57,7 +57,7 @@ class Guide(Callback):
                 "call gta.guide in its training_step instead."
             )
         self.guided = self._make(target)
-        self._forward = _KeepingForward(self.guided)
+        self._forward = _CollectingForward(self.guided)
         self._forward.install()
         pl_module.training_step = _GuidedStep(pl_module, self._forward)  # type: ignore[method-assign]
 
@@ -68,8 +68,8 @@ class Guide(Callback):
             self._forward = self.guided = None
 
 
-class _KeepingForward(GuidedForward):
-    """The model's own result; the penalty is kept for the end of the training step."""
+class _CollectingForward(GuidedForward):
+    """The model's own result; collects the penalties until the end of the training step."""
 
     def __init__(self, guided: Guided) -> None:
         super().__init__(guided)
@@ -84,7 +84,7 @@ class _KeepingForward(GuidedForward):
 
 
 class _GuidedStep:
-    def __init__(self, module: LightningModule, forward: _KeepingForward) -> None:
+    def __init__(self, module: LightningModule, forward: _CollectingForward) -> None:
         self._module, self._forward = module, forward
         self._original: Callable[..., Any] = module.training_step
         update_wrapper(self, self._original)

@@ -46,7 +46,7 @@ def release(model: nn.Module) -> nn.Module:
     """
     forward = vars(model).get("forward")
     while forward is not None and not isinstance(forward, _LossForward):
-        forward = getattr(forward, "__wrapped__", None)  # accelerate's autocast lies around it after bf16 training
+        forward = getattr(forward, "__wrapped__", None)  # accelerate wraps it in autocast for bf16 training
     if forward is None:
         raise GtaError(f"this {type(model).__name__} has no guide to release.")
     forward.remove()
