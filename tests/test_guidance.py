@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import gta
-from gta.vit.attention_logits import RowTap
+from gta.vit.attention_logits import AttentionLogits
+from gta.vit.structure import vit_info
 from tests.conftest import reference_rows, spread, tiny_vit
 
 B, H, N = 3, 2, 25
@@ -123,9 +124,9 @@ def test_the_rows_gradient_is_added_to_one_that_cannot_be_written_to():
     """A sum hands out one number expanded to the shape of what it summed."""
     torch.manual_seed(0)
     q, k = (torch.randn(2, 3, 6, 4, requires_grad=True) for _ in range(2))
-    tap = RowTap([0], 1)
+    tap = AttentionLogits(vit_info(tiny_vit()), [0])
     query, key = tap.attention(q, k, k)
-    (query.sum() + 2 * key.sum() + tap.rows()[0].square().sum()).backward()
+    (query.sum() + 2 * key.sum() + [row.float() for row in tap._read][0].square().sum()).backward()
     ours = q.grad, k.grad
     q.grad = k.grad = None
     row = torch.einsum("bhd,bhnd->bhn", q[:, :, 0], k[:, :, 1:]) / 2
@@ -185,10 +186,10 @@ def test_float32_rows_under_autocast(pair, images):
                 seen.append(args[:2])
             return func(*args, **(kwargs or {}))
 
-    tap = RowTap([0, 1, 2], 1)
+    tap = AttentionLogits(vit_info(target), [0, 1, 2])
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), tap, Watch():
         target(images)
-        for row, (q, k) in zip(tap.rows(), seen, strict=True):
+        for row, (q, k) in zip([row.float() for row in tap._read], seen, strict=True):
             assert q.dtype == torch.bfloat16
             exact = (q.double()[:, :, :1] @ k.double()[:, :, 1:].mT).squeeze(-2) / 8
             torch.testing.assert_close(row.double(), exact, rtol=1e-5, atol=1e-6)  # bf16 would be off by 4e-3
@@ -400,25 +401,25 @@ def test_no_gradient_is_asked_for_without_autograd(pair, images):
 @pytest.mark.parametrize("mask", [{"attn_mask": torch.ones(5, 5, dtype=torch.bool)}, {"is_causal": True}])
 def test_masked_attention_is_refused(mask):
     q = torch.randn(1, 2, 5, 4)
-    with pytest.raises(gta.GtaError, match="mask or bias"), RowTap([0], 1):
+    with pytest.raises(gta.GtaError, match="mask or bias"), AttentionLogits(vit_info(tiny_vit()), [0]):
         F.scaled_dot_product_attention(q, q, q, **mask)
 
 
 def test_a_position_bias_is_part_of_the_row():
     q, bias = torch.randn(3, 2, 5, 4), torch.randn(1, 2, 5, 5)
-    tap = RowTap([0], 1)
+    tap = AttentionLogits(vit_info(tiny_vit()), [0])
     with tap:
         F.scaled_dot_product_attention(q, q, q, attn_mask=bias)
-    torch.testing.assert_close(tap.rows()[0], (q @ q.mT / 2 + bias)[:, :, 0, 1:])
+    torch.testing.assert_close([row.float() for row in tap._read][0], (q @ q.mT / 2 + bias)[:, :, 0, 1:])
 
 
 def test_attention_pooling_is_no_layer():
     q = torch.randn(1, 2, 5, 4)
-    tap = RowTap([0], 1)
+    tap = AttentionLogits(vit_info(tiny_vit()), [0])
     with tap:
         F.scaled_dot_product_attention(q[:, :, :1], q, q)
         F.scaled_dot_product_attention(q, q, q)
-    assert [tuple(r.shape) for r in tap.rows()] == [(1, 2, 4)]
+    assert [tuple(r.shape) for r in [row.float() for row in tap._read]] == [(1, 2, 4)]
 
 
 def test_a_custom_distance(pair, images):

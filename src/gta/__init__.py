@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gta.errors import GtaError as GtaError
-    from gta.guidance import Guided as Guided
-    from gta.guidance import guide as guide
+    from gta.guided import Guided as Guided
+    from gta.guided import guide as guide
     from gta.sources.loading import SourceInfo as SourceInfo
     from gta.sources.loading import load_source as load_source
     from gta.sources.loading import new_target as new_target
@@ -23,8 +23,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "GtaError": "gta.errors",
-    "Guided": "gta.guidance",
-    "guide": "gta.guidance",
+    "Guided": "gta.guided",
+    "guide": "gta.guided",
     "SourceInfo": "gta.sources.loading",
     "load_source": "gta.sources.loading",
     "new_target": "gta.sources.loading",
@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'gta' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # `gta.guide` is the function; its module is `sys.modules["gta.guidance"]`
+    globals()[name] = value  # `gta.guide` is the function; see `gta.guided`
     return value
 
 

@@ -1,20 +1,24 @@
 """Distances between the target's and the source's attention rows.
 
 A distance takes both rows and returns one number per image and head; `guide` averages those over images,
-heads and guided layers. To add one, write a function of this shape and put it into `DISTANCES`. All work on the last
-dimension, whatever stands before it. Divergences and angles are one number per row already: they read no reduction.
+heads and guided layers. To add one, write a function of this shape and put it into `DISTANCES`; where it has an argument
+`temperature`, --temperature sets it. All work on the last dimension, whatever stands before it. Divergences and angles are
+one number per row already: they read no reduction.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from gta.errors import GtaError
+from gta.registry import Registry
 
 Reduction = Literal["mean", "sum"]
 Distance = Callable[[Tensor, Tensor, Reduction], Tensor]
@@ -81,37 +85,45 @@ def _reduced(each: Tensor, reduction: Reduction) -> Tensor:
     return each.mean(-1) if reduction == "mean" else each.sum(-1)
 
 
-TEMPERED: dict[str, Callable[[Tensor, Tensor, Reduction, float], Tensor]] = {
-    "kl": kl,
-    "reverse_kl": reverse_kl,
-    "js": js,
-}  # where a temperature has meaning
-DISTANCES: dict[str, Distance] = {
-    "l2": l2,
-    **TEMPERED,  # type: ignore[dict-item]  # their temperature has a default
-    "cosine": cosine,
-    "smooth_l1": smooth_l1,
-    "l2_normalised": l2_normalised,
-}
+DISTANCES: Registry[Callable[..., Tensor]] = Registry(
+    "distance",
+    {
+        "l2": l2,
+        "kl": kl,
+        "reverse_kl": reverse_kl,
+        "js": js,
+        "cosine": cosine,
+        "smooth_l1": smooth_l1,
+        "l2_normalised": l2_normalised,
+    },
+)
 
 
-def with_temperature(name: str, temperature: float) -> Distance:
-    """A distance by name, its rows divided by a temperature.
+def takes_temperature(distance: str | Distance) -> bool:
+    """Whether the distance takes a softmax of the rows, and so a temperature."""
+    function = DISTANCES[distance] if isinstance(distance, str) else distance
+    return "temperature" in inspect.signature(function).parameters
+
+
+def distance_at(distance: str | Distance, temperature: float = 1.0) -> Distance:
+    """A distance, its rows divided by a temperature.
+
+    Args:
+        distance: a name in `DISTANCES`, or a function of that shape.
+        temperature: above 0.
 
     Raises:
-        GtaError: another name, a temperature that is not above 0, or one other than 1 for a distance that takes no
-            softmax.
+        GtaError: another name, a temperature out of range, or one other than 1 for a distance that takes no softmax.
     """
-    if name not in DISTANCES:
-        raise GtaError(f"distance={name!r} is not known: use one of {', '.join(DISTANCES)}.")
+    function = DISTANCES[distance] if isinstance(distance, str) else distance
     if not (math.isfinite(temperature) and temperature > 0):
-        raise GtaError(f"temperature={temperature} cannot be used: write a number above 0, such as 2.")
-    if name in TEMPERED:
-        tempered = TEMPERED[name]
-        return lambda target, source, reduction: tempered(target, source, reduction, temperature)
+        raise GtaError(f"temperature must be finite and above 0, such as 2, got {temperature}.")
+    if takes_temperature(function):
+        return partial(function, temperature=temperature)
     if temperature != 1:
+        tempered = ", ".join(name for name in DISTANCES if takes_temperature(name))
         raise GtaError(
-            f"temperature={temperature} has no meaning for the distance {name!r}, which takes no softmax: leave it "
-            f"out, or use one of {', '.join(TEMPERED)}."
+            f"temperature={temperature} has no meaning for the distance {distance!r}, which takes no softmax: leave it "
+            f"out, or use one of {tempered}."
         )
-    return DISTANCES[name]
+    return function

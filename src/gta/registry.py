@@ -28,6 +28,7 @@ class Registry(Mapping[str, T], Generic[T]):
         package: str | None = None,
         entry: Callable[[Any], T] | None = None,
         first: tuple[str, ...] = (),
+        without: tuple[str, ...] = (),
     ) -> None:
         """
         Args:
@@ -36,6 +37,7 @@ class Registry(Mapping[str, T], Generic[T]):
             package: of which every module is an entry, by the module's name.
             entry: what of such a module the entry is.
             first: names that stand before the others.
+            without: modules of the package that are no entries.
         """
         self.kind = kind
         self._entries: dict[str, T] = dict(entries or {})
@@ -43,7 +45,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._names = list(self._entries)
         if package is not None:
             folder = Path(__file__).parent.joinpath(*package.split(".")[1:])
-            found = sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_"))
+            found = sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_") and m.name not in without)
             self._names = [*first, *(name for name in found if name not in first)]
 
     def add(self, name: str, entry: T) -> None:

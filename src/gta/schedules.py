@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 
 from gta.errors import GtaError
+from gta.registry import Registry
 
 Schedule = Callable[[float, float], float]
 
@@ -40,13 +41,16 @@ def release(progress: float, length: float) -> float:
     return 1.0 if progress < length else 0.0
 
 
-SCHEDULES: dict[str, tuple[Schedule, float]] = {  # with the length that is meant where none is given
-    "constant": (constant, 1.0),
-    "linear": (linear, 1.0),
-    "cosine": (cosine, 1.0),
-    "warmup": (warmup, 0.1),
-    "release": (release, 0.5),
-}
+SCHEDULES: Registry[tuple[Schedule, float]] = Registry(  # with the length that is meant where none is given
+    "weight schedule",
+    {
+        "constant": (constant, 1.0),
+        "linear": (linear, 1.0),
+        "cosine": (cosine, 1.0),
+        "warmup": (warmup, 0.1),
+        "release": (release, 0.5),
+    },
+)
 
 
 def factor(name: str, progress: float, length: float | None = None) -> float:
@@ -60,9 +64,7 @@ def factor(name: str, progress: float, length: float | None = None) -> float:
     Raises:
         GtaError: another name, or a length out of range.
     """
-    if name not in SCHEDULES:
-        raise GtaError(f"weight schedule {name!r} is not known: use one of {', '.join(SCHEDULES)}.")
     schedule, usual = SCHEDULES[name]
     if length is not None and not 0 < length <= 1:
-        raise GtaError(f"schedule length {length} is no share of training: write a number above 0 and up to 1.")
+        raise GtaError(f"the schedule's length must be a share of training, above 0 and up to 1, got {length}.")
     return schedule(progress, usual if length is None else length)

@@ -275,8 +275,8 @@ def test_two_guides_of_one_model(pair, images):
     first = gta.guide(target, source, weight=WEIGHT)
     second = gta.guide(target, tiny_vit(seed=9), weight=WEIGHT, rows="patches")
     alone = first(images)[1], second(images)[1]
-    (_, inner), outer = first.around(images, lambda: second(images))
-    assert torch.equal(outer, alone[0])
+    (_, inner), outer = first.observe(images, lambda: second(images))
+    assert torch.equal(outer(None), alone[0])
     assert torch.equal(inner, alone[1])
 
 

@@ -90,7 +90,7 @@ class RowStore:
             raise GtaError(f"--reuse-dir: {self.folder} cannot be made: {error.strerror or error}.") from error
         if needed > free:
             raise GtaError(
-                f"the source's rows of {pairs} views take {size(needed)}, and {self.folder} has {size(free)} left: "
+                f"the source's rows of {pairs} views take {readable_size(needed)}, and {self.folder} has {readable_size(free)} left: "
                 "give another --reuse-dir, fewer --views, fewer --layers, or leave --reuse out."
             )
 
@@ -185,12 +185,7 @@ def check_replay(stored: Tensor, fresh: Sequence[Tensor]) -> None:
         )
 
 
-def default_root() -> Path:
-    """Where stores are kept unless the user says otherwise."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gta" / "rows"
-
-
-def size(count: float) -> str:
+def readable_size(count: float) -> str:
     """Bytes as they are read: 33.2 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:

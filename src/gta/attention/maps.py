@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from gta.attention.metrics import patch_attention
 from gta.errors import GtaError
-from gta.guidance import evaluating
-from gta.vit.attention_logits import RowTap, captured
-from gta.vit.structure import anatomy
+from gta.vit.attention_logits import AttentionLogits
+from gta.vit.capture import evaluating
+from gta.vit.structure import vit_info
 
 
 def logits_and_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -22,14 +22,14 @@ def logits_and_rows(model: nn.Module, images: Tensor) -> tuple[Tensor, list[Tens
     Returns:
         Its logits, and per layer the scaled logits of the [cls] query over *all* tokens, (B, H, P + N) float32.
     """
-    body = anatomy(model)
-    if not body.has_cls:
-        raise GtaError(f"{body.name} has no [cls] token, so there is no [cls] attention to measure or draw.")
-    body.check(images)
-    tap = RowTap(range(body.depth), first_key=0)
-    with evaluating(model), torch.no_grad(), tap:
+    info = vit_info(model)
+    if not info.has_cls:
+        raise GtaError(f"{info.name} has no [cls] token, so there is no [cls] attention to measure or draw.")
+    info.check(images)
+    capture = AttentionLogits(info, range(info.depth), prefix=True)
+    with evaluating(model), torch.no_grad(), capture:
         output = model(images)
-    rows = [reading.rows() for reading in captured(tap, body, range(body.depth), images)]
+    rows = [row.float() for row in capture.read(images)]
     return getattr(output, "logits", output), rows
 
 
@@ -44,13 +44,13 @@ def last_attention(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         Its logits as from `logits_and_rows`, and (B, H, N) float32 as from `patch_attention`.
     """
     logits, rows = logits_and_rows(model, images.to(next(model.parameters()).device))
-    return logits, patch_attention(rows[-1], anatomy(model).prefix_tokens).cpu()
+    return logits, patch_attention(rows[-1], vit_info(model).prefix_tokens).cpu()
 
 
 def patch_grid(model: nn.Module, images: Tensor) -> tuple[int, int]:
     """Patches (down, across) of these images."""
-    body = anatomy(model)
-    grid = body.patches(images)
+    info = vit_info(model)
+    grid = info.patches(images)
     if grid is None:
-        raise GtaError(f"{body.name} does not say the size of its patches (patch_size), so no map can be drawn of it.")
+        raise GtaError(f"{info.name} does not say the size of its patches (patch_size), so no map can be drawn of it.")
     return grid

@@ -75,11 +75,11 @@ def source(spec: str, image_size: int | None = None, heads: int | None = None, a
         as_json: Print JSON instead of a table.
     """
     from gta.sources.loading import digest, load_source, source_info
-    from gta.vit.attention_logits import anatomy
+    from gta.vit.structure import vit_info
 
     model = load_source(spec, image_size, heads=heads)
     info = source_info(model)
-    body = anatomy(model)
+    body = vit_info(model)
     found = {
         "spec": info.spec,
         "layout": info.layout,
@@ -234,10 +234,10 @@ def methods(as_json: bool = False) -> None:
     """
     from dataclasses import fields
 
-    from gta.methods import METHODS, part_class
+    from gta.methods import METHODS
 
-    kinds = {name: part_class(name) for name in METHODS}
-    own = {n: {} if k.flat else {f"--{n}.{f.name}": f.default for f in fields(k)} for n, k in kinds.items()}
+    kinds = {name: METHODS[name] for name in METHODS}
+    own = {n: {} if k.top_level_options else {f"--{n}.{f.name}": f.default for f in fields(k)} for n, k in kinds.items()}
     if as_json:
         rows = [
             {"method": n, "description": first_line(k), "paper": k.paper, "options": own[n]} for n, k in kinds.items()

@@ -31,7 +31,7 @@ from gta.cli.commands import (
 )
 from gta.cli.console import first_line
 from gta.errors import GtaError
-from gta.methods import METHODS, parts_of
+from gta.methods import METHODS, method_names
 from gta.studies.comparison import Comparison
 from gta.training.options import TrainOptions
 from gta.worlds.options import WorldOptions
@@ -50,7 +50,7 @@ class DashedParser(ArgumentParser):
 def _method(text: str) -> str:
     """The type of --method."""
     try:
-        parts_of(text)
+        method_names(text)
     except GtaError as error:
         raise ValueError(str(error)) from None
     return text
@@ -61,12 +61,10 @@ def _add_method_options(parser: ArgumentParser) -> None:
     from dataclasses import fields
     from typing import get_type_hints
 
-    from gta.methods import part_class
-
     for name in METHODS:
-        kind = part_class(name)
+        kind = METHODS[name]
         helps, types = dict(_documented(kind)), get_type_hints(kind)
-        for field in () if kind.flat else fields(kind):
+        for field in () if kind.top_level_options else fields(kind):
             meaning = f"{helps[field.name]} (method {name}; default {field.default})"
             # Without a default of its own: what was not given is left to the config, then to the method.
             parser.add_argument(f"--{name}.{field.name}", type=types[field.name] | None, default=None, help=meaning)
@@ -84,7 +82,7 @@ def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Name
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
 
     training = DashedParser(description=first_line(TrainOptions))
-    switches = ("download", "skip_unreadable", "source_compile", "reuse")
+    switches = ("download", "skip_unreadable", "reuse")
     training.add_class_arguments(TrainOptions, as_group=False, skip={*switches, "method"})
     helps = dict(_documented(TrainOptions))
     training.add_argument("--method", type=_method, default="gta", help=helps["method"])

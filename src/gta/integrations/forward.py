@@ -44,7 +44,7 @@ class GuidedForward:
         model = self.guided.model
         return self._before or MethodType(type(model).forward, model)
 
-    def run(self, images: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Tensor]:
-        """What the model's own forward gives, and the penalty."""
+    def run(self, images: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Callable[[Tensor | None], Tensor]]:
+        """What the model's own forward gives, and the penalty as a function of the loss."""
         options = {k: v for k, v in kwargs.items() if k == "interpolate_pos_encoding"}
-        return self.guided.around(images, partial(self._original(), *args, **kwargs), **options)
+        return self.guided.observe(images, partial(self._original(), *args, **kwargs), **options)

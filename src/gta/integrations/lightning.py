@@ -73,7 +73,7 @@ class _CollectingForward(GuidedForward):
 
     def __init__(self, guided: Guided) -> None:
         super().__init__(guided)
-        self.penalties: list[Tensor] = []
+        self.penalties: list[Callable[[Tensor | None], Tensor]] = []  # as functions of the loss
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         images = args[0] if args else next(iter(kwargs.values()))
@@ -99,8 +99,9 @@ class _GuidedStep:
                 f"training_step did not run {type(self._forward.guided.model).__name__} in train mode with gradients, "
                 "so there is nothing to guide. Is it another module, or in eval mode? Write Guide(..., model=NAME)."
             )
-        penalty = torch.stack(self._forward.penalties).mean()
+        loss = result if isinstance(result, Tensor) else result["loss"]
+        penalty = torch.stack([penalty(loss) for penalty in self._forward.penalties]).mean()
         self._module.log("penalty", penalty.detach())
         if isinstance(result, Tensor):
-            return result + penalty
-        return {**result, "loss": result["loss"] + penalty}
+            return loss + penalty
+        return {**result, "loss": loss + penalty}

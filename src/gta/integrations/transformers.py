@@ -61,7 +61,7 @@ class _LossForward(GuidedForward):
             raise GtaError(
                 f"{type(self.guided.model).__name__} was called without pixel_values, so it cannot be guided."
             )
-        output, penalty = self.run(images, *args, **kwargs)
+        output, penalty_at = self.run(images, *args, **kwargs)
         if not (self.guided.model.training and torch.is_grad_enabled()):
             return output
         in_tuple = isinstance(output, tuple)
@@ -72,6 +72,7 @@ class _LossForward(GuidedForward):
                 "model `labels`. With label_smoothing_factor, compute_loss_func or compute_loss of your own, call "
                 "gta.guide(model, source) there instead."
             )
+        penalty = penalty_at(loss)
         items = kwargs.get("num_items_in_batch")
         if items is not None:  # the Trainer sums the loss over accumulated batches and divides by all their images
             penalty = penalty * (len(images) / items)

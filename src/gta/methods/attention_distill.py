@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gta.methods.base import Part, Step, check_number
-from gta.vit.attention_logits import RowTap, captured, read_rows
-from gta.vit.structure import anatomy
+from gta.methods.base import Grid, Method, Step, check_number
+from gta.vit.attention_logits import AttentionLogits, QueryKeyPair
+from gta.vit.structure import ViTInfo
 
 
 @dataclass
-class AttentionDistill(Part):
+class AttentionDistill(Method):
     """Cross-entropy between the source's and the target's full attention maps.
 
     Args:
@@ -30,24 +30,15 @@ class AttentionDistill(Part):
     weight: float = 1.0
 
     paper: ClassVar[str] = "Li 2024, arXiv 2411.09702"
+    grid: ClassVar[Grid] = {"attention_distill.weight": (0.1, 1, 10)}
 
     def __post_init__(self) -> None:
         check_number(self, "weight", 0)
 
-    def attach(self, target: nn.Module, source: nn.Module) -> None:
-        self._source, self._bodies = source, (anatomy(target), anatomy(source))
-        self._layers = range(self._bodies[0].depth)
+    def capture(self, vit: ViTInfo) -> AttentionLogits:
+        return AttentionLogits(vit, range(vit.depth), "patches", prefix=True)
 
-    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
-        readings = read_rows(self._source, images, self._bodies[1], self._layers, "patches", first_key=0)
-        self._held = [reading.rows().softmax(-1) for reading in readings]
-
-    def watch(self) -> RowTap:
-        self._tap = RowTap(self._layers, 0, queries="patches")  # from key 0: all tokens, [cls] too
-        return self._tap
-
-    def penalty(self, step: Step) -> Tensor:
-        readings = captured(self._tap, self._bodies[0], self._layers, step.images)
-        pairs = zip((reading.rows() for reading in readings), self._held, strict=True)
-        per_layer = [-(s * t.log_softmax(-1)).sum(-1).mean() for t, s in pairs]
+    def penalty(self, target: list[QueryKeyPair], source: list[QueryKeyPair], step: Step) -> Tensor:
+        pairs = zip(target, source, strict=True)
+        per_layer = [-(s.float().softmax(-1) * t.float().log_softmax(-1)).sum(-1).mean() for t, s in pairs]
         return self.weight * torch.stack(per_layer).mean()

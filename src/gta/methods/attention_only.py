@@ -12,15 +12,15 @@ from typing import ClassVar
 
 from torch import nn
 
-from gta.methods.base import Part, train_only
+from gta.methods.base import Method, train_only
 
 
 @dataclass
-class AttentionOnly(Part):
+class AttentionOnly(Method):
     """Train the attention layers and the classifier only."""
 
     paper: ClassVar[str] = "Touvron 2022, arXiv 2203.09795"
-    chooses: ClassVar[bool] = True
+    freezes_parameters: ClassVar[bool] = True
 
     def attach(self, target: nn.Module, source: nn.Module) -> None:
         train_only(target, lambda name: re.match(r"blocks\.\d+\.attn\.", name) is not None)

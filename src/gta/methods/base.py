@@ -1,25 +1,29 @@
-"""What a method is made of: the seam that every file of this folder fills.
+"""What a method is: the seam that every file of this folder fills.
 
-A part may say which parameters train (`attach`, `begin_step`, `finish`), what is added to the loss (`before`, `watch`,
-`penalty`), and how batches are mixed (`mix`, `relabel`). It overrides what it needs; the rest does nothing. A part is
-a dataclass: its fields are the method's options on the command line, `--NAME.FIELD`, documented in its docstring.
-What it does in a step depends on the step and not on the steps before, so that a resumed run stays bit-identical;
-weights of its own live in the module that `attach` returns, and are checkpointed with the target.
+A method may say which parameters train (`attach`, `begin_step`, `finish`), what is added to the loss (`capture`,
+`penalty`), and how batches are mixed (`mix`, `relabel`). It overrides what it needs; the rest does nothing. What it wants
+to see of a model it captures; the composition captures it of the target and, in one pass for all methods, of the source.
+
+A method is a dataclass: its fields are the method's options on the command line, `--NAME.FIELD`, documented in its
+docstring. What it does in a step depends on the step and not on the steps before, so that a resumed run stays
+bit-identical; weights of its own live in the module that `attach` returns, and are checkpointed with the target.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from gta.errors import GtaError
+from gta.vit.capture import Capture
+from gta.vit.structure import ViTInfo
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+Grid = Mapping[str, Sequence[Any]]  # option -> values; `method.field` for a method's own
 
 
 @dataclass
@@ -40,18 +44,34 @@ class Step:
 
 
 @dataclass
-class Part:
-    """Fine-tunes every parameter on cross-entropy alone: each hook's default."""
+class Method:
+    """Fine-tunes every parameter on cross-entropy alone: each hook's default.
 
+    Attributes:
+        name: on the command line; by default that of the file.
+        paper: where it was published.
+        freezes_parameters: for good.
+        top_level_options: its fields are options of `TrainOptions` themselves.
+        captures_source: what it captures of the target is captured of the source too.
+        grid: what gta compare tries of it at each learning rate.
+    """
+
+    name: ClassVar[str] = ""
     paper: ClassVar[str] = ""
-    chooses: ClassVar[bool] = False  # freezes parameters for good
-    flat: ClassVar[bool] = False  # its fields are options of `TrainOptions` themselves
+    freezes_parameters: ClassVar[bool] = False
+    top_level_options: ClassVar[bool] = False
+    captures_source: ClassVar[bool] = True
+    grid: ClassVar[Grid] = {"layer_decay": (0.7, 0.85, 1.0)}
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in vars(cls):
+            cls.name = cls.__module__.rpartition(".")[2]
 
     def attach(self, target: nn.Module, source: nn.Module) -> nn.Module | None:
         """Once, before the optimiser is made: freeze or wrap the target's parameters, keep what is needed.
 
         Returns:
-            A module of the part's own, to be trained and checkpointed beside the target.
+            A module of the method's own, to be trained and checkpointed beside the target.
         """
         return None
 
@@ -59,55 +79,57 @@ class Part:
         """Share of training after which the learning rate's schedule begins anew; None: never."""
         return None
 
-    def study(self, batches: Batches) -> None:
+    def prepare(self, batches: Batches) -> None:
         """Once, before the first step (also of a resumed run): look at the training images, unaugmented."""
 
     def begin_step(self, done: int, steps: int) -> None:
         """Before each step: how many of how many are done."""
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix a batch: (B, C, height, width) and (B, classes) probabilities in, the same out."""
-        return images, targets
+    def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix a batch: (B, C, height, width) and (B,) labels in, images and (B, classes) probabilities out."""
+        return images, labels
 
-    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
-        """Before the target runs: let the source see the batch.
-
-        Args:
-            images: (B, C, height, width).
-            rows: (B, L, H, N) float16, the source's rows of these images where they are stored (`gta.acceleration.row_store`).
-        """
-
-    def check_replay(self, images: Tensor, rows: Tensor) -> None:
-        """Raise GtaError unless stored rows, (B, L, H, N), are what the source gives for these images."""
-
-    def watch(self) -> AbstractContextManager[Any]:
-        """Entered around the target's forward pass."""
-        return nullcontext()
-
-    def relabel(self, targets: Tensor) -> Tensor:
-        """After the target's forward pass, of the part that mixed the batch: its labels once more."""
-        return targets
-
-    def penalty(self, step: Step) -> Tensor | None:
-        """What is added to the loss, a scalar; None for nothing."""
+    def capture(self, vit: ViTInfo) -> Capture | None:
+        """What is read of a forward pass of this model, the target or the source."""
         return None
 
-    def strength(self) -> float | Tensor | None:
+    def run_source(self, read: Callable[[Tensor], list[Any]], images: Tensor) -> list[Any]:
+        """Run the source's pass, where no other method needs it: what `read` gives."""
+        return read(images)
+
+    def relabel(self, targets: Tensor, target: Any) -> Tensor:
+        """Of the method that mixed the batch, after the target's pass: the probabilities, given what was captured."""
+        return targets
+
+    def penalty(self, target: Any, source: Any, step: Step) -> Tensor | None:
+        """What is added to the loss, a scalar; None for nothing.
+
+        Args:
+            target, source: what was captured of both; None where nothing was.
+            step: the rest of the step.
+        """
+        return None
+
+    def current_weight(self) -> float | Tensor | None:
         """The λ of the last step, where it is worth recording."""
         return None
 
     def finish(self, target: nn.Module) -> None:
         """Once, after training, before the result is evaluated and saved."""
 
+    def describe(self) -> dict[str, Any]:
+        """What results.json says of it."""
+        return {f"{self.name}.{field.name}": getattr(self, field.name) for field in fields(self)}
 
-def adds(part: Part | type[Part]) -> bool:
-    """Whether it adds something to the loss."""
-    return (part if isinstance(part, type) else type(part)).penalty is not Part.penalty
+    @classmethod
+    def adds(cls) -> bool:
+        """Whether it adds something to the loss."""
+        return cls.penalty is not Method.penalty
 
-
-def mixes(part: Part | type[Part]) -> bool:
-    """Whether it mixes batches."""
-    return (part if isinstance(part, type) else type(part)).mix is not Part.mix
+    @classmethod
+    def mixes(cls) -> bool:
+        """Whether it mixes batches."""
+        return cls.mix is not Method.mix
 
 
 def classifier_of(model: nn.Module) -> list[nn.Parameter]:
@@ -124,11 +146,10 @@ def train_only(target: nn.Module, keep: Callable[[str], bool]) -> None:
             parameter.requires_grad_(False)
 
 
-def check_number(part: Part, name: str, least: float, most: float = math.inf, *, above: bool = False) -> None:
+def check_number(method: Method, name: str, least: float, most: float = math.inf, *, above: bool = False) -> None:
     """Raise GtaError unless the option is finite and within [least, most]; with `above`, not at `least` either."""
-    value = getattr(part, name)
+    value = getattr(method, name)
     if not (math.isfinite(value) and least <= value <= most) or (above and value == least):
         lower = f"above {least}" if above else f"of {least} or more"
         upper = "" if most == math.inf else f", up to {most}"
-        flag = f"{type(part).__module__.rpartition('.')[2]}.{name}"
-        raise GtaError(f"--{flag} {value} cannot be used: write a number {lower}{upper}.")
+        raise GtaError(f"--{method.name}.{name} {value} cannot be used: write a number {lower}{upper}.")

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gta.errors import GtaError
-from gta.methods.base import Part, Step, check_number
+from gta.methods.base import Grid, Method, Step, check_number
 from gta.vit.outputs import Features
+from gta.vit.structure import ViTInfo
 
 
 @dataclass
-class BSS(Part):
+class BSS(Method):
     """Shrink the smallest singular values of a batch's features.
 
     Args:
@@ -31,19 +32,18 @@ class BSS(Part):
     k: int = 1
 
     paper: ClassVar[str] = "Chen 2019, NeurIPS"
+    captures_source: ClassVar[bool] = False
+    grid: ClassVar[Grid] = {"bss.eta": (0.0001, 0.001, 0.01)}
 
     def __post_init__(self) -> None:
         check_number(self, "eta", 0)
         check_number(self, "k", 1)
 
-    def attach(self, target: nn.Module, source: nn.Module) -> None:
-        self._watch = Features(target)
+    def capture(self, vit: ViTInfo) -> Features:
+        return Features(vit)
 
-    def watch(self) -> Features:
-        return self._watch
-
-    def penalty(self, step: Step) -> Tensor:
-        features = self._watch.features().float()
+    def penalty(self, target: Tensor, source: None, step: Step) -> Tensor:
+        features = target.float()
         if self.k > min(features.shape):
             raise GtaError(
                 f"--bss.k {self.k} is more than the {min(features.shape)} singular values of a batch's features, "

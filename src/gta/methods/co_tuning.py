@@ -15,13 +15,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gta.methods.base import Batches, Part, Step, check_number
+from gta.methods.base import Batches, Grid, Method, Step, check_number
 from gta.sources.classifier import source_classifier
-from gta.vit.outputs import Features, read_features
+from gta.vit.capture import run_and_capture
+from gta.vit.outputs import Features
+from gta.vit.structure import ViTInfo, vit_info
 
 
 @dataclass
-class CoTuning(Part):
+class CoTuning(Method):
     """Teach the source's own classifier the classes that the new ones resemble; needs a source with one.
 
     Args:
@@ -31,31 +33,33 @@ class CoTuning(Part):
     weight: float = 2.3
 
     paper: ClassVar[str] = "You 2020, NeurIPS"
+    captures_source: ClassVar[bool] = False
+    grid: ClassVar[Grid] = {"co_tuning.weight": (0.5, 1, 2.3)}
 
     def __post_init__(self) -> None:
         check_number(self, "weight", 0)
 
     def attach(self, target: nn.Module, source: nn.Module) -> nn.Module:
-        self._source, self._watch = source, Features(target)
+        self._source = vit_info(source)
         self._classes = int(target.num_classes)  # type: ignore[arg-type]
         self._new = source_classifier(source, "co_tuning")
         self._old = source_classifier(source, "co_tuning").requires_grad_(False)
         return self._new
 
-    def study(self, batches: Batches) -> None:
+    def prepare(self, batches: Batches) -> None:
         total, count = torch.zeros(()), torch.zeros(())
         for images, labels in batches():
-            features = read_features(self._source, images)
+            (features,) = run_and_capture(self._source.model, images, [Features(self._source)])
             probabilities = self._old.to(features)(features).float().softmax(-1)
             of_class = torch.nn.functional.one_hot(labels, self._classes).float()  # (B, classes)
             total = total.to(of_class.device) + of_class.T @ probabilities
             count = count.to(of_class.device) + of_class.sum(0)
         self.relationship = total / count[:, None]  # (classes, source's classes); rows sum to 1
 
-    def watch(self) -> Features:
-        return self._watch
+    def capture(self, vit: ViTInfo) -> Features:
+        return Features(vit)
 
-    def penalty(self, step: Step) -> Tensor:
-        logs = self._new(self._watch.features()).float().log_softmax(-1)
+    def penalty(self, target: Tensor, source: None, step: Step) -> Tensor:
+        logs = self._new(target).float().log_softmax(-1)
         wanted = self.relationship[step.targets] if step.targets.ndim == 1 else step.targets @ self.relationship
         return -self.weight * (wanted * logs).sum(-1).mean()

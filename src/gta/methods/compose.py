@@ -1,9 +1,9 @@
-"""Parts made one: the target, its source and the parts of a method, in one training step."""
+"""Methods composed: the target, its source and the methods, in one training step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gta.acceleration.source_precision import ShortAttention
 from gta.errors import GtaError
-from gta.methods import METHODS, part_class, parts_of
-from gta.methods.base import Batches, Part, Step, adds, mixes
+from gta.methods import METHODS, method_names
+from gta.methods.base import Batches, Method, Step
 from gta.schedules import factor
-
-CHECKED = 4  # images of an epoch whose stored rows are compared with fresh ones
+from gta.vit.capture import run_and_capture, run_within
+from gta.vit.pair import ModelAndSource
+from gta.vit.structure import vit_info
 
 Settings = Mapping[str, Mapping[str, Any]]
 
 
 class MethodOptions(Protocol):
-    """What methods read of the training options; `gta` also reads those named as its fields."""
+    """What methods read of the training options; those with `top_level_options` also what their fields name."""
 
     @property
     def method(self) -> str: ...
@@ -36,11 +36,11 @@ class MethodOptions(Protocol):
 
 
 @dataclass
-class Outcome(Step):
+class FinishedStep(Step):
     """A finished step.
 
     Attributes:
-        penalty: what the parts add to the loss, float32 scalar.
+        penalty: what the methods add to the loss, float32 scalar.
         hits: (B,) whether the target's first guess is the (stronger) label.
     """
 
@@ -48,52 +48,56 @@ class Outcome(Step):
     hits: Tensor
 
 
-def make_parts(options: MethodOptions) -> list[Part]:
-    """The parts of a method with their options.
+def make_methods(options: MethodOptions) -> list[Method]:
+    """The methods of `options.method` with their options.
 
     Raises:
-        GtaError: an option that is not known, out of range, or of a part that the method does not have.
+        GtaError: an option that is not known, out of range, or of a method that is not composed.
     """
     settings = complete_settings(options.method, options.settings)
-    parts: list[Part] = []
-    for name in parts_of(options.method):
-        kind = part_class(name)
-        flat = {f.name: getattr(options, f.name) for f in fields(kind)} if kind.flat else {}
-        parts.append(kind(**flat, **settings.get(name, {})))
-    if options.weight_schedule != "constant" and not any(map(adds, parts)):
+    methods: list[Method] = []
+    for name in method_names(options.method):
+        kind = METHODS[name]
+        given = {f.name: getattr(options, f.name) for f in fields(kind)} if kind.top_level_options else {}
+        methods.append(kind(**given, **settings.get(name, {})))
+    if options.weight_schedule != "constant" and not any(method.adds() for method in methods):
         raise GtaError(
             f"--weight-schedule {options.weight_schedule} has nothing to act on: {options.method} adds nothing to the "
             "loss. Leave it out, or choose a method that does, such as gta."
         )
-    return parts
+    return methods
 
 
 def complete_settings(method: str, settings: Settings) -> dict[str, dict[str, Any]]:
-    """The options of a method's own, `{part: {field: value}}`, with the defaults of those not given.
+    """The methods' own options, `{method: {field: value}}`, with the defaults of those not given.
 
     Raises:
-        GtaError: options of a part that the method does not have, or that the part does not have.
+        GtaError: options of a method that is not composed, or that the method does not have.
     """
-    names = parts_of(method)
+    names = method_names(method)
     for name, values in settings.items():
-        known = {f.name for f in fields(part_class(name)) if not part_class(name).flat} if name in METHODS else set()
+        known = set(own_options(name)) if name in METHODS else set()
         for key in values:
             if key not in known:
                 hint = f"it has {', '.join(sorted(known))}" if known else "it has none"
-                raise GtaError(f"--{name}.{key} is no option of a method {name!r} ({hint}).")
+                raise GtaError(f"--{name}.{key} is not an option of the method {name!r} ({hint}).")
         if values and name not in names:
             flags = ", ".join(f"--{name}.{key}" for key in values)
-            raise GtaError(f"{flags}: the method {method} has no part {name}. Leave it out, or write {method}+{name}.")
+            raise GtaError(f"{flags}: --method {method} does not have {name}. Leave it out, or write {method}+{name}.")
     chosen: dict[str, dict[str, Any]] = {}
     for name in names:
-        kind = part_class(name)
-        if not kind.flat and fields(kind):
-            given = settings.get(name, {})
+        given, defaults = settings.get(name, {}), own_options(name)
+        if defaults:
             chosen[name] = {
-                f.name: _like(f.default, given[f.name], f"--{name}.{f.name}") if f.name in given else f.default
-                for f in fields(kind)
+                key: _like(default, given[key], f"--{name}.{key}") if key in given else default
+                for key, default in defaults.items()
             }
     return chosen
+
+
+def own_options(name: str) -> dict[str, Any]:
+    """The options of a method's own, `--NAME.FIELD`, with their defaults."""
+    return {} if METHODS[name].top_level_options else {f.name: f.default for f in fields(METHODS[name])}
 
 
 def _like(default: Any, value: Any, flag: str) -> Any:
@@ -109,125 +113,135 @@ def _like(default: Any, value: Any, flag: str) -> Any:
     return converted
 
 
-class Recipe(nn.Module):
-    """A target and its source under the parts of a method.
+class ComposedMethod(ModelAndSource):
+    """A target and its source under several methods.
 
     Attributes:
-        model: the target, unwrapped; its state_dict has no trace of the parts (LoRA's until `finish`).
-        source: the frozen source; no submodule, but it follows `.to(device)`.
-        parts: those that choose parameters first.
-        own: modules of the parts themselves, by part name, trained and checkpointed with the target.
+        model: the target, unwrapped; its state_dict has no trace of the methods (LoRA's until `finish`).
+        methods: those that freeze parameters first.
+        own: modules of the methods themselves, by name, trained and checkpointed with the target.
     """
-
-    model: nn.Module
 
     def __init__(
         self,
         target: nn.Module,
         source: nn.Module,
-        parts: Sequence[Part],
+        methods: Sequence[Method],
         schedule: str = "constant",
         share: float | None = None,
+        around_target: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         """
+        Args:
+            target, source: from `gta.new_target` and `gta.load_source`.
+            methods: what is composed.
+            schedule, share: of everything that is added to the loss, see `gta.schedules`.
+            around_target: entered around the target's pass, inside all captures.
+
         Raises:
-            GtaError: parts that cannot be composed, or that cannot be used with this target and source.
+            GtaError: methods that cannot be composed, or that cannot be used with this target and source.
         """
-        super().__init__()
-        choosing = [part_name(p) for p in parts if p.chooses]
-        if "lora" in choosing and len(choosing) > 1:
+        super().__init__(target, source)
+        freezing = [m.name for m in methods if m.freezes_parameters]
+        if "lora" in freezing and len(freezing) > 1:
             raise GtaError(
-                f"{' and '.join(choosing)} cannot be composed: lora freezes every weight but its own and the "
+                f"{' and '.join(freezing)} cannot be composed: lora freezes every weight but its own and the "
                 "classifier's, and the other would freeze those."
             )
-        factor(schedule, 0.0, share)  # refuses what is not known
-        self.model = target
-        self.parts = sorted(parts, key=lambda part: not part.chooses)  # first what wraps, freezes and, last, unwraps
-        self._hidden_source = (source.requires_grad_(False).eval(),)  # in a tuple, so no submodule
-        self._schedule, self._share = schedule, share
-        self._factor = factor(schedule, 0.0, share)
-        own = {part_name(part): part.attach(target, source) for part in self.parts}
+        self.methods = sorted(methods, key=lambda m: not m.freezes_parameters)  # first what wraps, freezes and unwraps
+        self._schedule, self._share, self._around_target = schedule, share, around_target
+        self._factor = factor(schedule, 0.0, share)  # refuses what is not known
+        own = {method.name: method.attach(target, source) for method in self.methods}
         self.own = nn.ModuleDict({name: module for name, module in own.items() if module is not None})
-
-    @property
-    def source(self) -> nn.Module:
-        return self._hidden_source[0]
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Recipe:
-        self.source._apply(fn, recurse)
-        return super()._apply(fn, recurse)
+        self._target_vit, self._source_vit = vit_info(target), vit_info(source)
 
     @property
     def restarts(self) -> list[float]:
         """Shares of training after which the learning rate's schedule begins anew, ascending."""
-        return sorted({share for part in self.parts if (share := part.restart()) is not None})
+        return sorted({share for method in self.methods if (share := method.restart()) is not None})
 
-    def study(self, batches: Batches) -> None:
+    def prepare(self, batches: Batches) -> None:
         """Once, before the first step; `batches` iterates over (images, labels) on the model's device."""
-        for part in self.parts:
-            part.study(batches)
+        for method in self.methods:
+            method.prepare(batches)
 
     def begin_step(self, done: int, steps: int) -> None:
         """Before each step: how many of how many are done."""
         self._factor = factor(self._schedule, done / max(1, steps), self._share)
-        for part in self.parts:
-            part.begin_step(done, steps)
+        for method in self.methods:
+            method.begin_step(done, steps)
 
-    def forward(self, images: Tensor, labels: Tensor, rows: Tensor | None = None) -> Outcome:
+    def forward(self, images: Tensor, labels: Tensor, stored: Mapping[str, Any] | None = None) -> FinishedStep:
         """One training step's forward pass.
 
         Args:
             images: (B, C, height, width), normalised.
             labels: (B,) int64.
-            rows: (B, L, H, N) float16, the source's rows of these images where they are stored.
+            stored: by a method's name, what it captures of the source on these images, where that is known already.
         """
         mixer = self._mixer()
         targets = labels
         if mixer is not None:
-            images, targets = mixer.mix(images, F.one_hot(labels, self._classes()).float())
-        acting = [p for p in self.parts if p is mixer or (not mixes(p) and (self._factor != 0 or not adds(p)))]
-        for part in acting:  # all that the source has to do comes first: its workspace is free again for the target's
-            part.before(images, rows)
-        with ExitStack() as watching:
-            for part in acting:
-                watching.enter_context(part.watch())
-            watching.enter_context(ShortAttention())  # inside, so that rows are read where attention is in float32
-            logits = self.model(images)
+            images, targets = mixer.mix(images, labels)
+        acting = [m for m in self.methods if m is mixer or (not m.mixes() and (self._factor != 0 or not m.adds()))]
+        source = self._capture_source(images, acting, stored or {})  # first: its workspace is free again for the target's
+        captures = {m.name: capture for m in acting if (capture := m.capture(self._target_vit)) is not None}
+        logits = run_within(list(captures.values()), lambda: self._run_target(images))
+        target = {name: capture.read(images) for name, capture in captures.items()}
         if mixer is not None:
-            targets = mixer.relabel(targets)
+            targets = mixer.relabel(targets, target.get(mixer.name))
         loss = F.cross_entropy(logits.float(), targets)
         step = Step(images, targets, logits, loss)
-        added = [penalty for part in acting if (penalty := part.penalty(step)) is not None]
+        added = [
+            penalty
+            for m in acting
+            if (penalty := m.penalty(target.get(m.name), source.get(m.name), step)) is not None
+        ]
         penalty = self._factor * torch.stack(added).sum() if added else torch.zeros((), device=loss.device)
         strongest = targets if targets.ndim == 1 else targets.argmax(-1)
-        return Outcome(images, targets, logits, loss, penalty, logits.detach().argmax(-1) == strongest)
+        return FinishedStep(images, targets, logits, loss, penalty, logits.detach().argmax(-1) == strongest)
 
-    def check_replay(self, images: Tensor, rows: Tensor) -> None:
-        """Raise GtaError unless stored rows, (B, L, H, N), are what the source gives for some of these images."""
-        for part in self.parts:
-            part.check_replay(images[:CHECKED], rows[:CHECKED])
+    def _run_target(self, images: Tensor) -> Tensor:
+        with self._around_target():
+            logits: Tensor = self.model(images)
+        return logits
 
-    def strength(self) -> float | Tensor | None:
-        """λ of the last step, its schedule included, of the first part that records one."""
-        found = [strength for part in self.parts if (strength := part.strength()) is not None]
+    def _capture_source(self, images: Tensor, acting: Sequence[Method], stored: Mapping[str, Any]) -> dict[str, Any]:
+        """By method, what it captures of the source, in one pass for all."""
+        wanting = [
+            m
+            for m in acting
+            if m.captures_source and m.name not in stored and m.capture(self._source_vit) is not None
+        ]
+
+        def read(images: Tensor) -> list[Any]:
+            captures = [c for m in wanting if (c := m.capture(self._source_vit)) is not None]
+            return run_and_capture(self.source, images, captures)
+
+        if not wanting:
+            return dict(stored)
+        found = wanting[0].run_source(read, images) if len(wanting) == 1 else read(images)
+        return {**stored, **dict(zip((m.name for m in wanting), found, strict=True))}
+
+    def current_weight(self) -> float | Tensor | None:
+        """λ of the last step, its schedule included, of the first method that records one."""
+        found = [weight for method in self.methods if (weight := method.current_weight()) is not None]
         return self._factor * found[0] if found else None
 
-    def finish(self) -> None:
-        """Once, after training: the model is then what the method gives."""
-        for part in self.parts:
-            part.finish(self.model)
+    def describe(self) -> dict[str, Any]:
+        """What results.json says of the methods."""
+        described = {key: value for method in self.methods for key, value in method.describe().items()}
+        scheduled = any(method.adds() for method in self.methods)
+        return {**described, **({"weight_schedule": self._schedule} if scheduled else {})}
 
-    def _mixer(self) -> Part | None:
-        """The part that mixes this batch: where there are several, one drawn at random for each batch."""
-        mixers = [part for part in self.parts if mixes(part)]
+    def finish(self) -> None:
+        """Once, after training: the model is then what the methods give."""
+        for method in self.methods:
+            method.finish(self.model)
+
+    def _mixer(self) -> Method | None:
+        """The method that mixes this batch: where there are several, one drawn at random for each batch."""
+        mixers = [method for method in self.methods if method.mixes()]
         if len(mixers) > 1:
             return mixers[int(torch.randint(len(mixers), ()))]
         return mixers[0] if mixers else None
-
-    def _classes(self) -> int:
-        return int(self.model.num_classes)  # type: ignore[arg-type]
-
-
-def part_name(part: Part) -> str:
-    """The name of the method whose file a part is from."""
-    return type(part).__module__.rpartition(".")[2]

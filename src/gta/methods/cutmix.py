@@ -1,9 +1,9 @@
-"""CutMix (Yun et al. 2019, arXiv 1905.04899).
+"""CutMix (Yun et al. 2019, arXiv 1905.04899), torchvision's.
 
     x = x_i outside a box, x_j inside;   y = λ·y_i + (1 − λ)·y_j,   1 − λ: the box's share of the image
 
 The box has the image's proportions, its area's share is drawn from Beta(alpha, alpha), its centre uniformly; the part
-of it that lies in the image counts.
+of it that lies in the image counts. j is i's neighbour in the batch.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms import v2
 
-from gta.methods.base import Part, check_number
-from gta.methods.mixup import beta, partners
+from gta.methods.base import Grid, Method, check_number
 
 
 @dataclass
-class CutMix(Part):
+class CutMix(Method):
     """Train on images with a box from another, labels mixed by the box's area.
 
     Args:
@@ -29,23 +28,14 @@ class CutMix(Part):
     alpha: float = 1.0
 
     paper: ClassVar[str] = "Yun 2019, arXiv 1905.04899"
+    grid: ClassVar[Grid] = {"cutmix.alpha": (0.3, 1, 3)}
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0, above=True)
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        mask, partner = random_box(images, self.alpha), partners(images)
-        share = 1 - float(mask.mean())
-        return torch.where(mask > 0, images[partner], images), targets.lerp(targets[partner], 1 - share)
+    def attach(self, target: nn.Module, source: nn.Module) -> None:
+        self._mix = v2.CutMix(alpha=self.alpha, num_classes=int(target.num_classes))  # type: ignore[arg-type]
 
-
-def random_box(images: Tensor, alpha: float) -> Tensor:
-    """A box as a mask (height, width) float32, 1 inside, for images (B, C, height, width)."""
-    side = (1 - beta(alpha)) ** 0.5
-    mask = torch.zeros(images.shape[-2:])
-    inside = []
-    for length in images.shape[-2:]:
-        centre, half = int(torch.randint(length, ())), int(length * side) / 2
-        inside.append(slice(max(0, int(centre - half)), min(length, int(centre + half))))
-    mask[inside[0], inside[1]] = 1
-    return mask.to(images.device)
+    def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        mixed: tuple[Tensor, Tensor] = self._mix(images, labels)
+        return mixed

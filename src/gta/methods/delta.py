@@ -16,14 +16,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gta.methods.base import Part, Step, check_number, classifier_of
+from gta.methods.base import Grid, Method, Step, check_number, classifier_of
 from gta.methods.l2_sp import half_square
-from gta.vit.outputs import LayerOutputs, read_outputs
-from gta.vit.structure import anatomy
+from gta.vit.outputs import LayerOutputs
+from gta.vit.structure import ViTInfo
 
 
 @dataclass
-class Delta(Part):
+class Delta(Method):
     """Pull block outputs towards the source's on the same images.
 
     Args:
@@ -37,6 +37,7 @@ class Delta(Part):
     blocks: int = 4
 
     paper: ClassVar[str] = "Li 2019, arXiv 1901.09229"
+    grid: ClassVar[Grid] = {"delta.alpha": (0.0001, 0.001, 0.01)}
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0)
@@ -44,19 +45,13 @@ class Delta(Part):
         check_number(self, "blocks", 1)
 
     def attach(self, target: nn.Module, source: nn.Module) -> None:
-        depth = anatomy(target).depth
-        held = min(self.blocks, depth)
-        self._layers = [round(depth * (i + 1) / held) - 1 for i in range(held)]
-        self._source, self._classifier = source, classifier_of(target)
-        self._watch = LayerOutputs(target, "block", self._layers)
+        self._classifier = classifier_of(target)
 
-    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
-        self._held = read_outputs(self._source, images, "block", self._layers)
+    def capture(self, vit: ViTInfo) -> LayerOutputs:
+        held = min(self.blocks, vit.depth)
+        return LayerOutputs(vit.blocks, [round(vit.depth * (i + 1) / held) - 1 for i in range(held)])
 
-    def watch(self) -> LayerOutputs:
-        return self._watch
-
-    def penalty(self, step: Step) -> Tensor:
-        pairs = zip(self._watch.outputs(), self._held, strict=True)
+    def penalty(self, target: list[Tensor], source: list[Tensor], step: Step) -> Tensor:
+        pairs = zip(target, source, strict=True)
         per_layer = [(t.float() - s.float()).square().sum() / t.shape[1] for t, s in pairs]
         return self.alpha / 2 * torch.stack(per_layer).sum() + half_square(self._classifier, self.beta)

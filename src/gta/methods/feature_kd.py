@@ -10,14 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gta.methods.base import Part, Step, check_number
-from gta.vit.outputs import Features, read_features
+from gta.methods.base import Grid, Method, Step, check_number
+from gta.vit.outputs import Features
+from gta.vit.structure import ViTInfo
 
 
 @dataclass
-class FeatureKD(Part):
+class FeatureKD(Method):
     """Hold the classifier's input near the source's on the same images.
 
     Args:
@@ -27,18 +28,13 @@ class FeatureKD(Part):
     weight: float = 1.0
 
     paper: ClassVar[str] = "Romero 2015, arXiv 1412.6550"
+    grid: ClassVar[Grid] = {"feature_kd.weight": (0.1, 1, 10)}
 
     def __post_init__(self) -> None:
         check_number(self, "weight", 0)
 
-    def attach(self, target: nn.Module, source: nn.Module) -> None:
-        self._source, self._watch = source, Features(target)
+    def capture(self, vit: ViTInfo) -> Features:
+        return Features(vit)
 
-    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
-        self._held = read_features(self._source, images)
-
-    def watch(self) -> Features:
-        return self._watch
-
-    def penalty(self, step: Step) -> Tensor:
-        return self.weight * (self._watch.features().float() - self._held.float()).square().mean()
+    def penalty(self, target: Tensor, source: Tensor, step: Step) -> Tensor:
+        return self.weight * (target.float() - source.float()).square().mean()

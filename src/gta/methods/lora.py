@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gta.errors import GtaError
-from gta.methods.base import Part, check_number, classifier_of
+from gta.methods.base import Grid, Method, check_number, classifier_of
 
 
 @dataclass
-class LoRA(Part):
+class LoRA(Method):
     """Train low-rank additions to the attention's weights, and the classifier; needs PEFT.
 
     Args:
@@ -34,7 +34,8 @@ class LoRA(Part):
     modules: str = "qkv,proj"
 
     paper: ClassVar[str] = "Hu 2021, arXiv 2106.09685"
-    chooses: ClassVar[bool] = True
+    freezes_parameters: ClassVar[bool] = True
+    grid: ClassVar[Grid] = {"lr": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3), "lora.rank": (4, 16)}
 
     def __post_init__(self) -> None:
         check_number(self, "rank", 1)

@@ -12,16 +12,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from gta.distances import kl
-from gta.methods.base import Part, Step, check_number
+from gta.methods.base import Grid, Method, Step, check_number
 from gta.sources.classifier import source_classifier
-from gta.vit.outputs import Features, read_features
+from gta.vit.outputs import Features
+from gta.vit.structure import ViTInfo
 
 
 @dataclass
-class LwF(Part):
+class LwF(Method):
     """Keep what the source's own classifier says; needs a source with one.
 
     Args:
@@ -33,24 +35,21 @@ class LwF(Part):
     temperature: float = 2.0
 
     paper: ClassVar[str] = "Li 2016, arXiv 1606.09282"
+    grid: ClassVar[Grid] = {"lwf.weight": (0.1, 1, 10)}
 
     def __post_init__(self) -> None:
         check_number(self, "weight", 0)
         check_number(self, "temperature", 0, above=True)
 
     def attach(self, target: nn.Module, source: nn.Module) -> nn.Module:
-        self._source, self._watch = source, Features(target)
         self._old, self._new = source_classifier(source, "lwf"), source_classifier(source, "lwf")
         self._old.requires_grad_(False)
         return self._new
 
-    def before(self, images: Tensor, rows: Tensor | None = None) -> None:
-        features = read_features(self._source, images)
-        self._answers = self._old.to(features)(features)
+    def capture(self, vit: ViTInfo) -> Features:
+        return Features(vit)
 
-    def watch(self) -> Features:
-        return self._watch
-
-    def penalty(self, step: Step) -> Tensor:
-        answers = self._new(self._watch.features())
-        return self.weight * kl(answers.float(), self._answers.float(), "sum", self.temperature).mean()
+    def penalty(self, target: Tensor, source: Tensor, step: Step) -> Tensor:
+        with torch.no_grad():
+            old = self._old.to(source)(source)
+        return self.weight * kl(self._new(target).float(), old.float(), "sum", self.temperature).mean()

@@ -1,6 +1,6 @@
-"""Mixup (Zhang et al. 2018, arXiv 1710.09412).
+"""Mixup (Zhang et al. 2018, arXiv 1710.09412), torchvision's.
 
-x = λ·x_i + (1 − λ)·x_j,   y = λ·y_i + (1 − λ)·y_j,   λ ~ Beta(alpha, alpha), one for the batch
+x = λ·x_i + (1 − λ)·x_j,   y = λ·y_i + (1 − λ)·y_j,   λ ~ Beta(alpha, alpha), one for the batch; j is i's neighbour in it
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms import v2
 
-from gta.methods.base import Part, check_number
+from gta.methods.base import Grid, Method, check_number
 
 
 @dataclass
-class Mixup(Part):
+class Mixup(Method):
     """Train on weighted means of two images and their labels.
 
     Args:
@@ -25,20 +25,14 @@ class Mixup(Part):
     alpha: float = 0.8
 
     paper: ClassVar[str] = "Zhang 2018, arXiv 1710.09412"
+    grid: ClassVar[Grid] = {"mixup.alpha": (0.1, 0.4, 0.8)}
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0, above=True)
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        share, partner = beta(self.alpha), partners(images)
-        return images.lerp(images[partner], 1 - share), targets.lerp(targets[partner], 1 - share)
+    def attach(self, target: nn.Module, source: nn.Module) -> None:
+        self._mix = v2.MixUp(alpha=self.alpha, num_classes=int(target.num_classes))  # type: ignore[arg-type]
 
-
-def beta(alpha: float) -> float:
-    """One number from Beta(alpha, alpha), from torch's global generator on the CPU."""
-    return float(torch.distributions.Beta(alpha, alpha).sample())
-
-
-def partners(images: Tensor) -> Tensor:
-    """A random permutation of the batch, (B,), from torch's global generator on the CPU."""
-    return torch.randperm(len(images)).to(images.device)
+    def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        mixed: tuple[Tensor, Tensor] = self._mix(images, labels)
+        return mixed

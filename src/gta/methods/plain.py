@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gta.methods.base import Part
+from gta.methods.base import Method
 
 
 @dataclass
-class Plain(Part):
+class Plain(Method):
     """Fine-tune every weight on cross-entropy alone."""

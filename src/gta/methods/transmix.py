@@ -6,7 +6,7 @@ CutMix whose labels are mixed by how much of the target's own attention falls in
 
 A: the last layer's [cls] attention over the patches, after softmax, mean over heads, of the mixed image; M: the box on
 the patch grid (nearest neighbour). The mean with the box's area is in the authors' code, not in the paper's equation.
-No gradient runs through the labels.
+No gradient runs through the labels. The box is drawn here: torchvision's CutMix does not say where it was.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gta.methods.base import Part, check_number
-from gta.methods.cutmix import random_box
-from gta.methods.mixup import partners
-from gta.vit.attention_logits import RowTap, captured
-from gta.vit.structure import anatomy
+from gta.methods.base import Grid, Method, check_number
+from gta.vit.attention_logits import AttentionMaps
+from gta.vit.structure import ViTInfo, vit_info
 
 
 @dataclass
-class TransMix(Part):
+class TransMix(Method):
     """CutMix whose labels follow the target's own [cls] attention.
 
     Args:
@@ -36,27 +34,43 @@ class TransMix(Part):
     alpha: float = 1.0
 
     paper: ClassVar[str] = "Chen 2022, arXiv 2111.09833"
+    captures_source: ClassVar[bool] = False
+    grid: ClassVar[Grid] = {"transmix.alpha": (0.3, 1, 3)}
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0, above=True)
 
     def attach(self, target: nn.Module, source: nn.Module) -> None:
-        self._body = anatomy(target)
+        self._vit, self._classes = vit_info(target), int(target.num_classes)  # type: ignore[arg-type]
 
-    def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        self._mask, self._partner = random_box(images, self.alpha), partners(images)
-        self._mixed = torch.where(self._mask > 0, images[self._partner], images)
-        return self._mixed, targets
+    def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        self._mask = random_box(images, self.alpha)
+        self._partner = torch.randperm(len(images)).to(images.device)
+        mixed = torch.where(self._mask > 0, images[self._partner], images)
+        self._grid = self._vit.patches(mixed)
+        return mixed, F.one_hot(labels, self._classes).float()
 
-    def watch(self) -> RowTap:
-        self._tap = RowTap([self._body.depth - 1], 0)
-        return self._tap
+    def capture(self, vit: ViTInfo) -> AttentionMaps:
+        return AttentionMaps(vit, [vit.depth - 1])
 
     @torch.no_grad()
-    def relabel(self, targets: Tensor) -> Tensor:
-        (reading,) = captured(self._tap, self._body, [self._body.depth - 1], self._mixed)
-        attention = reading.rows().softmax(-1)[..., self._body.prefix_tokens :].mean(1)  # (B, N)
-        grid = self._body.patches(self._mixed)
-        inside = F.interpolate(self._mask[None, None], size=grid, mode="nearest").flatten()  # (N,)
+    def relabel(self, targets: Tensor, target: list[Tensor]) -> Tensor:
+        attention = target[0].mean(1)  # (B, N)
+        inside = F.interpolate(self._mask[None, None], size=self._grid, mode="nearest").flatten()  # (N,)
         share = ((attention * inside).sum(-1) / attention.sum(-1) + self._mask.mean()) / 2  # (B,)
         return targets.lerp(targets[self._partner], share[:, None].to(targets))
+
+
+def random_box(images: Tensor, alpha: float) -> Tensor:
+    """A box as a mask (height, width) float32, 1 inside, for images (B, C, height, width).
+
+    It has the image's proportions and a centre drawn uniformly; from torch's global generator on the CPU.
+    """
+    side = (1 - float(torch.distributions.Beta(alpha, alpha).sample())) ** 0.5
+    mask = torch.zeros(images.shape[-2:])
+    inside = []
+    for length in images.shape[-2:]:
+        centre, half = int(torch.randint(length, ())), int(length * side) / 2
+        inside.append(slice(max(0, int(centre - half)), min(length, int(centre + half))))
+    mask[inside[0], inside[1]] = 1
+    return mask.to(images.device)

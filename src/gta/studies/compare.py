@@ -26,7 +26,7 @@ from gta.data.datasets import resolved
 from gta.data.reading import read_photos
 from gta.errors import GtaError
 from gta.files import write_text
-from gta.methods.compose import make_parts
+from gta.methods.compose import make_methods
 from gta.studies.comparison import Comparison
 from gta.studies.grid import SHIPPED, Trial, read_grid, same_budget, trials_of
 from gta.studies.statistics import holm, mean_and_spread, paired
@@ -74,7 +74,7 @@ def compare(comparison: Comparison) -> Result:
     for trials in plan.values():
         for trial in trials:
             options = trial.options(**base, out="")  # refuses what is out of range before anything is run
-            check_reuse(options, make_parts(options))
+            check_reuse(options, make_methods(options))
     _check_input(comparison)
     _open(comparison, out)
     used = {"lr": grid["lr"], "methods": {name: grid["methods"][name] for name in comparison.names}}

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from gta.errors import GtaError
-from gta.methods.compose import make_parts
+from gta.methods.compose import make_methods
 from gta.training.options import TrainOptions
 
 SHIPPED = Path(__file__).with_name("grid.yaml")
@@ -110,7 +110,7 @@ def trials_of(grid: Mapping[str, Any], name: str) -> list[Trial]:
     ]
     for trial in trials:
         try:
-            make_parts(trial.options(data="", out=""))
+            make_methods(trial.options(data="", out=""))
         except GtaError as error:
             raise GtaError(f"the grid's entry {name}, {trial.label}: {error}") from error
         except TypeError as error:

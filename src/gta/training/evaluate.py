@@ -13,7 +13,7 @@ from gta.attention.metrics import jaccard, object_mass, patch_attention
 from gta.data.reading import Sample
 from gta.data.transforms import TestViews, loader
 from gta.sources.loading import SourceInfo
-from gta.vit.attention_logits import anatomy
+from gta.vit.structure import vit_info
 
 Measures = dict[str, float | None]
 
@@ -56,7 +56,7 @@ def measure(
     """
     views = TestViews(samples, info.image_size, info.mean, info.std)
     device = next(model.parameters()).device
-    prefixes = anatomy(model).prefix_tokens, anatomy(source).prefix_tokens
+    prefixes = vit_info(model).prefix_tokens, vit_info(source).prefix_tokens
     hits, drift, masked = 0, 0.0, 0
     sums = dict.fromkeys(("object_mass", "source_object_mass", "jaccard", "source_jaccard"), 0.0)
     for images, labels, masks in loader(views, batch_size, workers):

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import platform
-import subprocess
-import sys
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +13,24 @@ import lightning as L
 import torch
 from torch import nn
 
-from gta.acceleration.source_precision import has_fast_bf16
+from gta.acceleration.attention import ShortAttention
 from gta.attention.maps import logits_and_rows
-from gta.attention.plots import draw_maps
 from gta.data.datasets import resolved
 from gta.data.reading import Photos, read_photos
 from gta.data.transforms import EpochSampler, TestViews, TrainViews, loader, normalised, workers_for
+from gta.devices import device_name
 from gta.errors import GtaError
 from gta.files import write_json
-from gta.methods import parts_of
-from gta.methods.base import Batches, adds
-from gta.methods.compose import Recipe, complete_settings, make_parts
+from gta.methods.base import Batches
+from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.loading import SourceInfo, load_source, new_target, source_info
-from gta.training.evaluate import measure, validate
-from gta.training.module import FineTuning, Recorder
+from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
-from gta.training.run_folder import (
-    CHECKPOINT,
-    CONFIG,
-    RESULTS,
-    check_out,
-    is_complete,
-    open_folder,
-    read_options,
-    save_weights,
-)
-from gta.training.stored_rows import check_reuse, stored_rows
+from gta.training.recorder import Recorder
+from gta.training.results import evaluate, git_state, read_results, versions
+from gta.training.run_folder import CHECKPOINT, CONFIG, RESULTS, check_out, is_complete, open_folder, read_options
+from gta.training.stored_rows import StoredRows, check_reuse, stored_rows
+from gta.training.trainer import is_first_process, make_trainer
 
 
 def train(
@@ -69,10 +53,10 @@ def train(
     """
     began = time.perf_counter()
     options = replace(options, settings=complete_settings(options.method, options.settings))
-    parts = make_parts(options)
-    check_reuse(options, parts)
+    methods = make_methods(options)
+    check_reuse(options, methods)
     out = Path(options.out)
-    first = _is_first_process()
+    first = is_first_process()
     if first:
         check_out(out, resume=resume, overwrite=overwrite)
     if resume and (out / CONFIG).is_file():
@@ -93,7 +77,9 @@ def train(
     logits_and_rows(source, torch.zeros(1, 3, info.image_size, info.image_size))
     torch.manual_seed(options.seed)
     target = new_target(source, len(photos.classes))
-    method = Recipe(target, source, parts, options.weight_schedule, options.weight_share)  # refuses what does not fit
+    method = ComposedMethod(  # refuses what does not fit
+        target, source, methods, options.weight_schedule, options.weight_share, ShortAttention
+    )
     recorder = Recorder(out, photos.digests["train"])
     changing = bool(method.restarts or list(method.own.parameters()))
     trainer = make_trainer(options, [recorder], changing=changing)
@@ -101,34 +87,25 @@ def train(
     views = TrainViews(
         photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set
     )
+    stored = None
     if options.reuse:
         method.to(trainer.strategy.root_device)
         with trainer.precision_plugin.forward_context():
-            views.store = stored_rows(options, parts, photos, info, views, method, workers)
+            stored = stored_rows(options, methods, photos, info, views, method, workers)
+        views.store = None if stored is None else stored.store
     if first:
         open_folder(out, options, resume=resume, overwrite=overwrite)
 
-    _fit(trainer, method, photos, views, info, options, workers)
+    _fit(trainer, method, photos, views, info, options, workers, stored)
     if not trainer.is_global_zero:
         return None
     method.finish()
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
     tested = photos if test else replace(photos, test=())
-    results = _evaluate(target.to(device), source.to(device), info, tested, workers, out)
-    spent = sum(e["seconds"] for e in recorder.epochs)
-    last = recorder.epochs[-1]
-    guided = "gta" in parts_of(options.method)
     results = {
         "method": options.method,
-        **{f"{part}.{key}": value for part, own in options.settings.items() for key, value in own.items()},
-        "weight": options.weight if guided else None,
+        **method.describe(),
         "final_weight": recorder.rows[-1].get("weight"),
-        "weight_schedule": options.weight_schedule if any(map(adds, parts)) else None,
-        "layers": _as_text(options.layers) if guided else None,
-        "guide": options.guide if guided else None,
-        "rows": options.rows if guided else None,
-        "distance": options.distance if guided else None,
-        "every": options.every if guided else None,
         "views": options.views if options.reuse else None,
         "views_seed": options.views_set if options.reuse else None,
         "fraction": options.fraction,
@@ -149,20 +126,16 @@ def train(
         "test_images": len(tested.test),
         "skipped_images": len(photos.skipped),
         "classes": len(photos.classes),
-        "train_loss": last["loss"],
-        "train_top1": last["top1"],
-        "penalty": last["penalty"],
-        **results,
-        "train_seconds": round(spent, 2),
-        "wall_seconds": round(max(time.perf_counter() - began, spent), 2),
-        "data_wait": round(sum(e["waiting"] for e in recorder.epochs) / spent, 4),
-        "images_per_second": round(sum(e["images"] for e in recorder.epochs) / spent, 2),
-        "device": _device_name(device),
+        **recorder.last_epoch(),
+        **evaluate(target.to(device), source.to(device), info, tested, workers, out),
+        **recorder.speed(),
+        "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
+        "device": device_name(device),
         "data_digest": photos.digests["train"],
         "val_digest": photos.digests["val"],
         "test_digest": photos.digests["test"] if tested.test else None,
-        "git": _git_state(),
-        "versions": _versions(),
+        "git": git_state(),
+        "versions": versions(),
     }
     if photos.skipped:
         write_json(out / "skipped.json", photos.skipped)
@@ -186,38 +159,6 @@ def load_for_training(spec: str, image_size: int, heads: int | None) -> nn.Modul
     return source
 
 
-def _is_first_process() -> bool:
-    """False in the processes that Lightning or torchrun started beside the first."""
-    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
-
-
-def read_results(out: Path) -> dict[str, Any]:
-    return dict(json.loads((out / RESULTS).read_text(encoding="utf-8")))
-
-
-def make_trainer(options: TrainOptions, callbacks: Sequence[L.Callback], changing: bool) -> L.Trainer:
-    """`changing`: other parameters train at some steps than at others, which several processes must be told."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    several = (options.devices or torch.cuda.device_count()) > 1
-    return L.Trainer(
-        accelerator="auto",
-        strategy="ddp_find_unused_parameters_true" if changing and several else "auto",
-        devices=options.devices or "auto",
-        precision=resolve_precision(options.precision),  # type: ignore[arg-type]
-        max_epochs=options.epochs,
-        gradient_clip_val=options.clip or None,
-        check_val_every_n_epoch=min(options.val_every, options.epochs),
-        callbacks=[*callbacks, *_progress()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=sys.stdout.isatty(),
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=1,
-    )
-
-
 def _share(options: TrainOptions, trainer: L.Trainer) -> int:
     """Images per step and device."""
     return max(1, options.batch_size // trainer.world_size)
@@ -225,12 +166,13 @@ def _share(options: TrainOptions, trainer: L.Trainer) -> int:
 
 def _fit(
     trainer: L.Trainer,
-    method: Recipe,
+    method: ComposedMethod,
     photos: Photos,
     views: TrainViews,
     info: SourceInfo,
     options: TrainOptions,
     workers: int,
+    stored: StoredRows | None,
 ) -> None:
     sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
     batch = _share(options, trainer)
@@ -240,7 +182,8 @@ def _fit(
     validation = loader(TestViews(unmasked, info.image_size, info.mean, info.std), options.batch_size, workers)
     steps = len(training) * options.epochs
     normalise = partial(normalised, mean=info.mean, std=info.std)
-    module = FineTuning(method, options, steps, _training_images(photos, info, options, workers), normalise)
+    images = _training_images(photos, info, options, workers)
+    module = FineTuning(method, options, steps, images, normalise, None if stored is None else stored.replay)
     checkpoint = Path(options.out) / CHECKPOINT
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -259,51 +202,6 @@ def _training_images(photos: Photos, info: SourceInfo, options: TrainOptions, wo
     return lambda: ((x, y) for x, y, _ in loader(views, options.batch_size, workers))
 
 
-def _progress() -> list[L.Callback]:
-    if not sys.stdout.isatty():
-        return []
-    from lightning.pytorch.callbacks import RichProgressBar
-
-    return [RichProgressBar()]
-
-
-def _evaluate(
-    target: nn.Module, source: nn.Module, info: SourceInfo, photos: Photos, workers: int, out: Path
-) -> dict[str, Any]:
-    save_weights(
-        out,
-        target,
-        {
-            "format": "pt",
-            "architecture": info.architecture,
-            "model_args": {**info.model_args, "num_classes": len(photos.classes)},
-            "mean": ",".join(map(str, info.mean)),
-            "std": ",".join(map(str, info.std)),
-            "classes": list(photos.classes),
-        },
-    )
-    val_top1, val_loss = validate(target, info, photos.val, workers=workers) if photos.val else (None, None)
-    results: dict[str, Any] = {
-        "val_top1": val_top1,
-        "val_loss": val_loss,
-        "test_top1": None,
-        **dict.fromkeys(("object_mass", "source_object_mass", "jaccard", "source_jaccard", "drift")),
-    }
-    if photos.test:
-        tested = measure(target, source, info, photos.test, workers=workers)
-        results |= {"test_top1": tested.pop("top1"), **tested}
-        draw_maps(source, {"fine-tuned": target}, info, photos.test, photos.classes, out / "maps" / "attention.png")
-    return results
-
-
-def resolve_precision(precision: str) -> str:
-    """Lightning's word for it; "auto" is bf16 autocast where the device has instructions for it."""
-    if precision == "auto":
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        precision = "bf16" if has_fast_bf16(device) else "32"
-    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
-
-
 def _check_same(before: TrainOptions, now: TrainOptions) -> None:
     for field in fields(TrainOptions):
         old, new = getattr(before, field.name), getattr(now, field.name)
@@ -317,25 +215,3 @@ def _check_same(before: TrainOptions, now: TrainOptions) -> None:
                 f"--resume goes on with {field.name}={old}, but {field.name}={new} was given. Leave it out, or "
                 "start another run with another --out."
             )
-
-
-def _as_text(layers: str | list[int]) -> str:
-    return layers if isinstance(layers, str) else ",".join(map(str, layers))
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _versions() -> str:
-    packages = ("gta-vit", "torch", "torchvision", "timm", "lightning")
-    return ", ".join([f"python {platform.python_version()}", *(f"{p} {version(p)}" for p in packages)])
-
-
-def _git_state() -> str | None:
-    """Commit of the checkout the command was run in, with a + where files were changed; None outside one."""
-    try:
-        ask = ["git", "describe", "--always", "--dirty=+", "--abbrev=12"]
-        return subprocess.run(ask, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gta.errors import GtaError
-from gta.methods import parts_of
+from gta.methods import method_names
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,6 @@ class TrainOptions:
             an attention-pooling head's.
         distance: Distance between attention rows (gta).
         temperature: Divides the rows before the softmax of kl, reverse_kl and js (gta).
-        every: Guide every so many steps only, with that multiple of the weight (gta): the same penalty in mean, but not
-            in effect (docs/cost.md).
         source_precision: auto lets the source's feed-forward layers compute in bf16 in float32 training, where that is
             faster and while it changes the penalty by less than 1 percent; same never does (gta).
         source_compile: Compile the source's pass (gta): a quarter of a minute at the start, for up to a third less of
@@ -84,15 +82,14 @@ class TrainOptions:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     weight: float | Literal["auto"] = 10.0
     weight_budget: float = 0.1
-    weight_schedule: Literal["constant", "linear", "cosine", "warmup", "release"] = "constant"
+    weight_schedule: str = "constant"
     weight_share: float | None = None
     layers: list[int] | str = "all"
     rows: Literal["cls", "patches", "all", "pool"] = "cls"
     layer_weights: list[float] | str | None = None
-    guide: Literal["logits", "attention", "msa", "block"] = "logits"
-    distance: Literal["l2", "kl", "reverse_kl", "js", "cosine", "smooth_l1", "l2_normalised"] = "l2"
+    guide: str = "logits"
+    distance: str = "l2"
     temperature: float = 1.0
-    every: int = 1
     source_precision: Literal["auto", "same"] = "auto"
     source_compile: bool = False
     reuse: bool = False
@@ -133,7 +130,7 @@ class TrainOptions:
                     f"--layer-weights {self.layer_weights} cannot be used: write one number for each guided layer, "
                     "such as 0,0.5,1."
                 ) from None
-        parts_of(self.method)  # refuses what is not known
+        method_names(self.method)  # refuses what is not known
         rules: list[tuple[str, bool, str]] = [
             ("image_size", self.image_size >= 1, "of px, such as 224"),
             ("epochs", self.epochs >= 1, "at least 1"),
@@ -157,7 +154,6 @@ class TrainOptions:
             ("weight_budget", math.isfinite(self.weight_budget) and self.weight_budget > 0, "above 0, such as 0.1"),
             ("weight_share", self.weight_share is None or 0 < self.weight_share <= 1, "above 0 and up to 1"),
             ("temperature", math.isfinite(self.temperature) and self.temperature > 0, "above 0, such as 2"),
-            ("every", self.every >= 1, "at least 1"),
             ("views", self.views >= 1, "at least 1, such as 8"),
             ("views_seed", self.views_seed is None or self.views_seed >= 0, "0 or above, or null"),
             ("seed", self.seed >= 0, "0 or above"),

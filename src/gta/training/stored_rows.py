@@ -8,52 +8,87 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from gta.acceleration.row_store import Pair, RowStore, default_root, size
+from gta.acceleration.attention import ShortAttention
+from gta.acceleration.row_store import Pair, RowStore, check_replay, readable_size
 from gta.data.reading import Photos
 from gta.data.transforms import TrainViews, loader, normalised, view_seed
 from gta.errors import GtaError
-from gta.methods.base import Part, mixes
-from gta.methods.compose import Recipe, part_name
+from gta.files import cache_folder
+from gta.methods.base import Method
+from gta.methods.compose import ComposedMethod
 from gta.methods.gta import GTA
 from gta.sources.loading import SourceInfo, digest
 from gta.training.options import TrainOptions
+from gta.vit.capture import run_and_capture
 
 COMPUTED_BY = ("gta-vit", "torch", "torchvision", "timm", "pillow")
 
 
-def check_reuse(options: TrainOptions, parts: Sequence[Part]) -> None:
+CHECKED = 4  # images of an epoch whose stored rows are compared with fresh ones
+
+
+def check_reuse(options: TrainOptions, methods: Sequence[Method]) -> None:
     """Raise GtaError where rows cannot be replayed."""
     if not options.reuse:
         return
-    mixing = [part_name(part) for part in parts if mixes(part)]
+    mixing = [method.name for method in methods if method.mixes()]
     if mixing:
         raise GtaError(
             f"--reuse cannot be used with {' and '.join(mixing)}: pixels are mixed across images in each step, so the "
             "source never sees the same twice. Leave --reuse out."
         )
-    for part in parts:
-        if isinstance(part, GTA) and part.source_compile:
-            raise GtaError(
-                "--reuse runs the source once, and --source-compile is for many times: leave one of them out."
-            )
-        if isinstance(part, GTA) and (part.guide != "logits" or part.rows not in ("cls", "pool")):
-            what = f"--guide {part.guide}" if part.guide != "logits" else f"--rows {part.rows}"
+    for method in methods:
+        if isinstance(method, GTA) and (method.guide != "logits" or method.rows not in ("cls", "pool")):
+            what = f"--guide {method.guide}" if method.guide != "logits" else f"--rows {method.rows}"
             raise GtaError(f"--reuse stores rows of logits, and {what} needs more than that: leave one of them out.")
+
+
+class StoredRows:
+    """The source's rows of all training views, in a store."""
+
+    def __init__(self, method: GTA, source: nn.Module, store: RowStore) -> None:
+        self._method, self._source, self.store = method, source, store
+
+    def replay(self, images: Tensor, rows: Tensor, check: bool) -> dict[str, list[Tensor]]:
+        """What the method captures of the source on images, (B, C, height, width), from their rows, (B, L, H, N) float16.
+
+        Raises:
+            GtaError: with `check`: they are not what the source gives for some of these images.
+        """
+        if check:
+            check_replay(rows[:CHECKED], rows_to_store(self._method, self._source, images[:CHECKED]))
+        return {self._method.name: list(rows.float().unbind(1))}
+
+
+def rows_to_store(method: GTA, source: nn.Module, images: Tensor) -> list[Tensor]:
+    """The source's rows, L tensors (B, H, N) float32.
+
+    Computed as the target computes its own in the same precision, to the bit where both have the same weights: rows
+    that were rounded otherwise, or not at all, would pull at the target from the first step on.
+    """
+    guidance = method.guidance
+
+    def as_the_target(images: Tensor) -> None:
+        with ShortAttention(always=True):  # inside of the capture, as around the target
+            source(images)
+
+    (rows,) = run_and_capture(as_the_target, images, [guidance.capture(guidance.source)])
+    return [row.float() for row in rows]
 
 
 def stored_rows(
     options: TrainOptions,
-    parts: Sequence[Part],
+    methods: Sequence[Method],
     photos: Photos,
     info: SourceInfo,
     views: TrainViews,
-    method: Recipe,
+    composed: ComposedMethod,
     workers: int,
-) -> RowStore | None:
-    """The store, with the rows of every view of every training image in it; None where the method needs none.
+) -> StoredRows | None:
+    """The rows of every view of every training image; None where no method needs them.
 
     To be called under the autocast that the training has.
 
@@ -61,16 +96,16 @@ def stored_rows(
         GtaError: a disk that cannot hold them.
         KeyboardInterrupt: the user stopped it; what was not complete is gone.
     """
-    guide = next((part for part in parts if isinstance(part, GTA) and part.weight != 0), None)
+    guide = next((method for method in methods if isinstance(method, GTA) and method.weight != 0), None)
     if guide is None:
         return None
-    device = next(method.model.parameters()).device
+    source, device = composed.source, next(composed.model.parameters()).device
     blank = torch.zeros(1, 3, info.image_size, info.image_size, device=device)
-    rows = guide.stored_rows(blank)
+    rows = rows_to_store(guide, source, blank)
     key = {
-        "source": digest(method.source),
+        "source": digest(source),
         "heads": rows[0].shape[1],
-        "layers": guide.guided.layers,
+        "layers": guide.guidance.layers,
         "rows": options.rows,
         "image_size": info.image_size,
         "mean": info.mean,
@@ -81,7 +116,7 @@ def stored_rows(
         "autocast": str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else None,
         "versions": {package: version(package) for package in COMPUTED_BY},
     }
-    root = default_root() if options.reuse_dir is None else Path(options.reuse_dir)
+    root = cache_folder("rows") if options.reuse_dir is None else Path(options.reuse_dir)
     store = RowStore(root, key, (len(rows), *rows[0].shape[1:]))
     epochs = range(min(options.views, options.epochs))
     pairs = [(s.sha256, views.number(epoch)) for s in photos.train for epoch in epochs]
@@ -90,14 +125,15 @@ def stored_rows(
         with store.filling():  # another process may have filled it while this one waited
             missing = store.missing(pairs)
             if missing:
-                taken = size(store.bytes_for(len(missing)))
+                taken = readable_size(store.bytes_for(len(missing)))
                 print(f"the source's rows of {len(missing)} views: {taken} in {store.folder}", file=sys.stderr)
-                store.add(missing, _compute(guide, photos, info, views, missing, device, options.batch_size, workers))
-    return store
+                store.add(missing, _compute(guide, source, photos, info, views, missing, device, options.batch_size, workers))
+    return StoredRows(guide, source, store)
 
 
 def _compute(
     guide: GTA,
+    source: nn.Module,
     photos: Photos,
     info: SourceInfo,
     views: TrainViews,
@@ -107,7 +143,7 @@ def _compute(
     workers: int,
 ) -> Iterator[Tensor]:
     for images in loader(_Pairs(photos, views, pairs), batch_size, workers):
-        yield torch.stack(guide.stored_rows(normalised(images.to(device), info.mean, info.std)), 1)
+        yield torch.stack(rows_to_store(guide, source, normalised(images.to(device), info.mean, info.std)), 1)
 
 
 class _Pairs(Dataset[Tensor]):

@@ -1,121 +1,87 @@
-"""Read what a ViT computes besides its attention rows: layer outputs, classifier input, and queries and keys.
+"""Captures of what a ViT computes besides attention logits: outputs of its layers, and its classifier's input.
 
-Each is a context manager around a forward pass. Layer outputs and features come from plain forward hooks; queries and
-keys are taken where `gta.vit.attention_logits` takes rows, at the call of fused attention, which goes on undisturbed.
+timm's `forward_intermediates` and `forward_head(pre_logits=True)` run the model once more; a capture reads the pass that
+is made anyway, the target's with its gradient, so these are forward hooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gta.errors import GtaError
-from gta.vit.structure import unwrapped
-
-Kind = Literal["msa", "block"]
+from gta.vit.structure import ViTInfo
 
 
-class _Enough(BaseException):
-    """Raised inside a forward pass that has given all the outputs it was run for."""
+class _Hooks:
+    """A capture made of forward hooks; it reads one tensor per hook."""
+
+    def __init__(self) -> None:
+        self.on_complete: Callable[[Any], None] | None = None
+        self.paused = False
+        self._hooks = ExitStack()
+        self._read: dict[int, Tensor] = {}
+
+    def __exit__(self, *raised: object) -> None:
+        self._hooks.close()
+
+    def _keep(self, index: int, value: Any, wanted: int) -> None:
+        if not self.paused:
+            self._read[index] = value if isinstance(value, Tensor) else value[0]
+            if self.on_complete is not None and len(self._read) == wanted:
+                self.on_complete(self)
 
 
-class LayerOutputs:
-    """While entered, collects the outputs of a model's attention modules or of its blocks.
+class LayerOutputs(_Hooks):
+    """A capture of the outputs of some layers: per layer (B, tokens, width), prefix tokens included."""
 
-    Attributes:
-        read: per layer that has run, its output, (B, tokens, width) with prefix tokens.
-    """
-
-    def __init__(self, model: nn.Module, kind: Kind, layers: Sequence[int], stop: bool = False) -> None:
+    def __init__(self, modules: Sequence[nn.Module], layers: Sequence[int]) -> None:
         """
         Args:
-            model: a ViT of timm.
-            kind: "msa" for the attention modules' outputs (after their projection, before layer scale and residual),
-                "block" for the blocks'.
-            layers: ascending indices.
-            stop: leave the forward pass (raising `_Enough`) after the last of them.
+            modules: one per layer of the model: `ViTInfo.attentions` (their outputs after the projection, before layer
+                scale and residual) or `ViTInfo.blocks`.
+            layers: ascending indices of those to read.
         """
-        blocks: Any = unwrapped(model).blocks
-        self._modules = {layer: blocks[layer].attn if kind == "msa" else blocks[layer] for layer in layers}
-        self._layers, self._stop = tuple(layers), stop
-        self._hooks = ExitStack()
-        self.read: dict[int, Tensor] = {}
-
-    def outputs(self) -> list[Tensor]:
-        """After the forward pass, one (B, tokens, width) tensor per layer, in layer order."""
-        if len(self.read) != len(self._layers):
-            raise GtaError(f"read the outputs of {len(self.read)} layers, where {len(self._layers)} are wanted.")
-        return [self.read[layer] for layer in self._layers]
+        super().__init__()
+        self._modules = {layer: modules[layer] for layer in layers}
 
     def __enter__(self) -> LayerOutputs:
-        self.read.clear()
         for layer, module in self._modules.items():
 
-            def hook(module: nn.Module, inputs: Any, output: Tensor, layer: int = layer) -> None:
-                self.read[layer] = output
-                if self._stop and layer == self._layers[-1]:
-                    raise _Enough
+            def hook(module: nn.Module, inputs: Any, output: Any, layer: int = layer) -> None:
+                self._keep(layer, output, len(self._modules))
 
             self._hooks.callback(module.register_forward_hook(hook).remove)
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        self._hooks.close()
+    def read(self, images: Tensor) -> list[Tensor]:
+        if len(self._read) != len(self._modules):
+            raise GtaError(f"read the outputs of {len(self._read)} layers, where {len(self._modules)} are wanted.")
+        return [self._read[layer] for layer in self._modules]
 
 
-def read_outputs(model: nn.Module, images: Tensor, kind: Kind, layers: Sequence[int]) -> list[Tensor]:
-    """The outputs of `layers` (ascending), without autograd; runs the model no further than the last of them.
-
-    Returns:
-        One (B, tokens, width) tensor per layer.
-    """
-    seen = LayerOutputs(model, kind, layers, stop=True)
-    try:
-        with torch.no_grad(), seen:
-            model(images)
-    except _Enough:
-        pass
-    return seen.outputs()
-
-
-class Features:
-    """While entered, keeps the last input of the model's classifier: the pooled, normalised features.
+class Features(_Hooks):
+    """A capture of the last input of a timm model's classifier: the pooled, normalised features, (B, width).
 
     Models with two classifiers (distilled) give the first one's, the [cls] token's.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        classifier: Any = unwrapped(model).get_classifier()  # type: ignore[operator]
+    def __init__(self, vit: ViTInfo) -> None:
+        super().__init__()
+        classifier: Any = vit.model.get_classifier()  # type: ignore[operator]
         self._classifier = classifier[0] if isinstance(classifier, tuple) else classifier
-        self._hooks = ExitStack()
-        self._read: Tensor | None = None
-
-    def features(self) -> Tensor:
-        """After the forward pass, (B, width)."""
-        if self._read is None:
-            raise GtaError("the model did not run its classifier, so there are no features to read.")
-        return self._read
 
     def __enter__(self) -> Features:
-        self._read = None
-
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._read = inputs[0]
+            self._keep(0, inputs, 1)
 
         self._hooks.callback(self._classifier.register_forward_pre_hook(hook).remove)
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        self._hooks.close()
-
-
-def read_features(model: nn.Module, images: Tensor) -> Tensor:
-    """(B, width) features of a model, without autograd."""
-    seen = Features(model)
-    with torch.no_grad(), seen:
-        model(images)
-    return seen.features()
+    def read(self, images: Tensor) -> Tensor:
+        if not self._read:
+            raise GtaError("the model did not run its classifier, so there are no features to read.")
+        return self._read[0]

@@ -1,4 +1,4 @@
-"""Find out, without running a model, where its attention layers stand and how its tokens are arranged.
+"""The structure of a ViT, found without running it: where its attention layers stand, how its tokens are arranged.
 
 Nothing here knows a library. A ViT, whoever wrote it, is a list of layers of which each has an attention module
 with a number of heads; tokens put in front of the patches are parameters that are named so. timm, transformers,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,12 @@ _BEFORE_ROW = re.compile(
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class ViTInfo:
     """What must be known of a ViT before its rows can be read.
 
     Attributes:
-        name: the model's class.
+        model: the ViT itself, out of the wrappers of torch.compile and DistributedDataParallel.
+        name: its class.
         depth: number of attention layers.
         heads: attention heads per layer.
         prefix_tokens: tokens in front of the patches: [cls], distillation, registers.
@@ -42,10 +43,12 @@ class Anatomy:
         channels: of the images.
         stack: qualified name of the list of layers.
         attentions: the attention module of each layer.
+        blocks: the layers themselves.
         sizes: what knows the size of images and patches: a module with `patch_embed` (timm), a transformers
             config, a module with `image_size` (torchvision), or None.
     """
 
+    model: nn.Module
     name: str
     depth: int
     heads: int
@@ -54,6 +57,7 @@ class Anatomy:
     channels: int
     stack: str
     attentions: tuple[nn.Module, ...]
+    blocks: tuple[nn.Module, ...]
     sizes: Any
 
     @property
@@ -118,7 +122,7 @@ def is_compiled(model: nn.Module) -> bool:
     return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
 
 
-def anatomy(model: nn.Module) -> Anatomy:
+def vit_info(model: nn.Module) -> ViTInfo:
     """Describe a ViT without running it.
 
     Raises:
@@ -130,7 +134,8 @@ def anatomy(model: nn.Module) -> Anatomy:
     stacks = dict(_stacks(vit))
     if len(stacks) != 1:
         raise GtaError(f"{name} cannot be guided: {_why_not(vit, stacks)} Use a plain Vision Transformer.")
-    ((stack, attentions),) = stacks.items()
+    ((stack, blocks),) = stacks.items()
+    attentions = tuple(attention for block in blocks if (attention := _attention(block)) is not None)
     heads = [_heads(attention) or 0 for attention in attentions]
     if len(set(heads)) != 1:
         raise GtaError(f"{name} cannot be guided: its layers have different numbers of heads, {heads}.")
@@ -150,18 +155,47 @@ def anatomy(model: nn.Module) -> Anatomy:
     has_cls, prefix = _tokens(vit, stack)
     conv = next((m for m in vit.modules() if isinstance(m, nn.Conv2d)), None)
     channels = 3 if conv is None else conv.in_channels
-    return Anatomy(name, len(heads), heads[0], prefix, has_cls, channels, stack, attentions, _sizes(vit, stack))
+    return ViTInfo(
+        vit, name, len(heads), heads[0], prefix, has_cls, channels, stack, attentions, blocks, _sizes(vit, stack)
+    )
 
 
-def parameters_before_row(model: nn.Module, body: Anatomy, layer: int) -> Iterator[nn.Parameter]:
+def resolve_layers(layers: str | int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """Layer indices, ascending and non-negative.
+
+    Args:
+        layers: "all", "last", one index, or several; negative ones count from the end.
+        depth: number of layers the model has.
+
+    Raises:
+        GtaError: an index outside -depth … depth-1, no index at all, or another word.
+    """
+    if isinstance(layers, str):
+        if layers == "all":
+            return tuple(range(depth))
+        if layers == "last":
+            return (depth - 1,)
+        raise GtaError(f'layers={layers!r} is not known: write "all", "last" or a list of indices like [0, -1].')
+    indices = [layers] if isinstance(layers, int) else list(layers)
+    if not indices:
+        raise GtaError('layers=[] guides nothing: write "all", "last" or at least one index.')
+    for index in indices:
+        if not isinstance(index, int) or isinstance(index, bool) or not -depth <= index < depth:
+            raise GtaError(
+                f"layers has {index!r}, but the model has {depth} layers: use integers from {-depth} to {depth - 1}."
+            )
+    return tuple(sorted({index % depth for index in indices}))
+
+
+def parameters_before_row(info: ViTInfo, layer: int) -> Iterator[nn.Parameter]:
     """The parameters a layer's row depends on: the stem, all layers before, this layer's norm, q and k."""
-    for name, parameter in unwrapped(model).named_parameters():
+    for name, parameter in info.model.named_parameters():
         name = _WRAPPED.sub("", name)
-        if not name.startswith(f"{body.stack}."):
+        if not name.startswith(f"{info.stack}."):
             if _STEM.search(name):
                 yield parameter
             continue
-        index, _, inner = name.removeprefix(f"{body.stack}.").partition(".")
+        index, _, inner = name.removeprefix(f"{info.stack}.").partition(".")
         index = re.sub(r"\D", "", index)  # torchvision: encoder_layer_0
         if int(index) < layer or (int(index) == layer and _BEFORE_ROW.search(inner)):
             yield parameter
@@ -171,12 +205,11 @@ def parameters_before_row(model: nn.Module, body: Anatomy, layer: int) -> Iterat
 
 
 def _stacks(vit: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
-    """Every list of modules that all have attention with heads: qualified name and the attention modules."""
+    """Every list of modules that all have attention with heads: qualified name and the modules."""
     for name, module in vit.named_modules():
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module):
-            attentions = [_attention(layer) for layer in module]
-            if all(a is not None for a in attentions):
-                yield _WRAPPED.sub("", name), tuple(a for a in attentions if a is not None)
+            if all(_attention(block) is not None for block in module):
+                yield _WRAPPED.sub("", name), tuple(module)
 
 
 def _attention(layer: nn.Module) -> nn.Module | None:

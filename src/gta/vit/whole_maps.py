@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gta.vit.attention_logits import Factors
+from gta.vit.attention_logits import QueryKeyPair
 
 
-def squared_difference(target: Factors, source: Factors) -> Tensor:
+def squared_difference(target: QueryKeyPair, source: QueryKeyPair) -> Tensor:
     """Mean over all pairs of patches of the squared difference of the scaled logits.
 
     Args:
@@ -31,7 +31,7 @@ def squared_difference(target: Factors, source: Factors) -> Tensor:
     """
     (q, k, scale, bias), (q_source, k_source, scale_source, bias_source) = target, source
     if q.shape != q_source.shape or bias is not None or bias_source is not None:
-        return (target.rows() - source.rows()).square().mean((-2, -1))
+        return (target.float() - source.float()).square().mean((-2, -1))
     with torch.autocast(q.device.type, enabled=False):
         squared: Tensor = _SquaredNorm.apply(q, k, q_source, k_source, scale_source / scale)  # type: ignore[no-untyped-call]
         return squared * (scale**2 / (q.shape[-2] * k.shape[-2]))

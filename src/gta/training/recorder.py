@@ -1,0 +1,135 @@
+"""What is kept of a training while it runs: metrics.csv and the checkpoint, and the seconds."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from gta.errors import GtaError
+from gta.files import atomic_write
+from gta.training.module import FineTuning
+
+
+class Diverged(GtaError):
+    """The loss is no longer finite."""
+
+
+class Recorder(L.Callback):
+    """Writes `metrics.csv` and `last.ckpt` at the end of every epoch, each atomically.
+
+    The rows are part of the checkpoint, so that a resumed run's file has every epoch once.
+    """
+
+    COLUMNS = ("epoch", "step", "lr", "loss", "penalty", "weight", "top1", "val_top1", "seconds")
+    MEANS = ("loss", "penalty", "top1")
+
+    def __init__(self, folder: Path, data_digest: str) -> None:
+        self.folder = folder
+        self.data_digest = data_digest
+        self.rows: list[dict[str, float]] = []
+        self.epochs: list[dict[str, float]] = []
+        self._steps: list[tuple[dict[str, float | Tensor], int]] = []  # of this epoch: values, images
+        self._lr = self._started = self._ended = self._waited = 0.0
+        self._trained: float | None = None  # seconds, once this epoch's validation has begun
+
+    @property
+    def seconds(self) -> float:
+        """Of training, validation left out."""
+        return sum(epoch["seconds"] for epoch in self.epochs)
+
+    def last_epoch(self) -> dict[str, float]:
+        """What results.json says of the last epoch."""
+        last = self.epochs[-1]
+        return {"train_loss": last["loss"], "train_top1": last["top1"], "penalty": last["penalty"]}
+
+    def speed(self) -> dict[str, float]:
+        """What results.json says of the training's time."""
+        return {
+            "train_seconds": round(self.seconds, 2),
+            "data_wait": round(sum(epoch["waiting"] for epoch in self.epochs) / self.seconds, 4),
+            "images_per_second": round(sum(epoch["images"] for epoch in self.epochs) / self.seconds, 2),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "epochs": self.epochs, "data_digest": self.data_digest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["data_digest"] != self.data_digest:
+            raise GtaError(
+                f"the training images are not those that {self.folder} was begun with: put them back, or start "
+                "another run with another --out."
+            )
+        self.rows, self.epochs = list(state_dict["rows"]), list(state_dict["epochs"])
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._started = self._ended = time.perf_counter()
+        self._steps, self._trained, self._waited = [], None, 0.0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._waited += time.perf_counter() - self._ended
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # the backbone's
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, FineTuning)
+        self._steps.append(({"lr": self._lr, **pl_module.latest}, len(batch[1])))
+        self._ended = time.perf_counter()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._trained = time.perf_counter() - self._started
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch, first = trainer.current_epoch, trainer.global_step - len(self._steps)
+        sizes = [size for _, size in self._steps]
+        rows: list[dict[str, float]] = [
+            {"epoch": epoch, "step": first + i, **{k: float(v) for k, v in values.items()}}
+            for i, (values, _) in enumerate(self._steps)
+        ]
+        _check_finite(rows)
+        seconds = time.perf_counter() - self._started if self._trained is None else self._trained
+        summary: dict[str, float] = {
+            "epoch": epoch,
+            **{k: sum(r[k] * n for r, n in zip(rows, sizes, strict=True)) / sum(sizes) for k in self.MEANS},
+            "images": sum(sizes) * trainer.world_size,
+            "seconds": seconds,
+            "waiting": self._waited,  # for the loader's next batch
+        }
+        rows[-1]["seconds"] = round(seconds, 3)
+        if self._trained is not None:
+            rows[-1]["val_top1"] = summary["val_top1"] = float(trainer.callback_metrics["val_top1"])
+        self.rows += rows
+        self.epochs.append(summary)
+        self._save(trainer)
+        if trainer.is_global_zero and not sys.stdout.isatty():  # where no progress bar is drawn
+            seen = ", ".join(f"{k} {summary[k]:.4g}" for k in (*self.MEANS, "val_top1") if k in summary)
+            print(f"epoch {epoch + 1} of {trainer.max_epochs}: {seen}", file=sys.stderr)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        new = self.folder / "last.ckpt.new"
+        trainer.save_checkpoint(new)  # on every process: sharded strategies gather here
+        if trainer.is_global_zero:
+            with atomic_write(self.folder / "metrics.csv") as table, table.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.COLUMNS)
+                writer.writeheader()
+                writer.writerows(self.rows)
+            os.replace(new, self.folder / "last.ckpt")  # last: what is resumed from it writes the table anew
+
+
+def _check_finite(rows: list[dict[str, float]]) -> None:
+    for row in rows:
+        if not math.isfinite(row["loss"] + row["penalty"]):
+            raise Diverged(
+                f"the loss is no longer finite (step {row['step']:.0f}: loss {row['loss']}, penalty {row['penalty']}): "
+                "start another run with a lower --lr."
+            )

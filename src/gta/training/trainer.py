@@ -1,0 +1,57 @@
+"""Lightning's trainer, as every run has it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import lightning as L
+import torch
+
+from gta.devices import default_device, has_fast_bf16
+from gta.training.options import TrainOptions
+
+
+def make_trainer(options: TrainOptions, callbacks: Sequence[L.Callback], changing: bool) -> L.Trainer:
+    """`changing`: other parameters train at some steps than at others, which several processes must be told."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    several = (options.devices or torch.cuda.device_count()) > 1
+    return L.Trainer(
+        accelerator="auto",
+        strategy="ddp_find_unused_parameters_true" if changing and several else "auto",
+        devices=options.devices or "auto",
+        precision=resolve_precision(options.precision),  # type: ignore[arg-type]
+        max_epochs=options.epochs,
+        gradient_clip_val=options.clip or None,
+        check_val_every_n_epoch=min(options.val_every, options.epochs),
+        callbacks=[*callbacks, *_progress()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        log_every_n_steps=1,
+    )
+
+
+def resolve_precision(precision: str) -> str:
+    """Lightning's word for it; "auto" is bf16 autocast where the device has instructions for it."""
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(default_device()) else "32"
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
+
+
+def _progress() -> list[L.Callback]:
+    if not sys.stdout.isatty():
+        return []
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    return [RichProgressBar()]
+
+
+def is_first_process() -> bool:
+    """False in the processes that Lightning or torchrun started beside the first."""
+    return all(int(os.environ.get(name, 0)) == 0 for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
