@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gta.methods.base import Part, Step, check_number
+from gta.methods.base import Grid, Part, Step, check_number
 from gta.vit.attention_logits import RowTap, captured, read_rows
 from gta.vit.structure import anatomy
 
@@ -30,6 +30,7 @@ class AttentionDistill(Part):
     weight: float = 1.0
 
     paper: ClassVar[str] = "Li 2024, arXiv 2411.09702"
+    grid: ClassVar[Grid] = {"attention_distill.weight": (0.1, 1, 10)}
 
     def __post_init__(self) -> None:
         check_number(self, "weight", 0)

@@ -10,7 +10,7 @@ weights of its own live in the module that `attach` returns, and are checkpointe
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from gta.errors import GtaError
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+Grid = Mapping[str, Sequence[Any]]  # option -> values; `part.field` for a method's own
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Part:
     paper: ClassVar[str] = ""
     chooses: ClassVar[bool] = False  # freezes parameters for good
     flat: ClassVar[bool] = False  # its fields are options of `TrainOptions` themselves
+    grid: ClassVar[Grid] = {"layer_decay": (0.7, 0.85, 1.0)}  # what gta compare tries of it at each learning rate
 
     def attach(self, target: nn.Module, source: nn.Module) -> nn.Module | None:
         """Once, before the optimiser is made: freeze or wrap the target's parameters, keep what is needed.

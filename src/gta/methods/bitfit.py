@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from gta.methods.base import Part, train_only
+from gta.methods.base import Grid, Part, train_only
 
 
 @dataclass
@@ -19,6 +19,7 @@ class BitFit(Part):
 
     paper: ClassVar[str] = "Ben Zaken 2022, arXiv 2106.10199"
     chooses: ClassVar[bool] = True
+    grid: ClassVar[Grid] = {"lr": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3), "layer_decay": (0.85, 1.0)}
 
     def attach(self, target: nn.Module, source: nn.Module) -> None:
         train_only(target, lambda name: name.rpartition(".")[2] == "bias" or name.endswith(("q_bias", "v_bias")))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gta.errors import GtaError
-from gta.methods.base import Part, Step, check_number
+from gta.methods.base import Grid, Part, Step, check_number
 from gta.vit.outputs import Features
 
 
@@ -31,6 +31,7 @@ class BSS(Part):
     k: int = 1
 
     paper: ClassVar[str] = "Chen 2019, NeurIPS"
+    grid: ClassVar[Grid] = {"bss.eta": (0.0001, 0.001, 0.01)}
 
     def __post_init__(self) -> None:
         check_number(self, "eta", 0)

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gta.methods.base import Batches, Part, Step, check_number
+from gta.methods.base import Batches, Grid, Part, Step, check_number
 from gta.sources.classifier import source_classifier
 from gta.vit.outputs import Features, read_features
 
@@ -31,6 +31,7 @@ class CoTuning(Part):
     weight: float = 2.3
 
     paper: ClassVar[str] = "You 2020, NeurIPS"
+    grid: ClassVar[Grid] = {"co_tuning.weight": (0.5, 1, 2.3)}
 
     def __post_init__(self) -> None:
         check_number(self, "weight", 0)

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gta.methods.base import Part, check_number
+from gta.methods.base import Grid, Part, check_number
 from gta.methods.mixup import beta, partners
 
 
@@ -29,6 +29,7 @@ class CutMix(Part):
     alpha: float = 1.0
 
     paper: ClassVar[str] = "Yun 2019, arXiv 1905.04899"
+    grid: ClassVar[Grid] = {"cutmix.alpha": (0.3, 1, 3)}
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0, above=True)

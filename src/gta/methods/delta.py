@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gta.methods.base import Part, Step, check_number, classifier_of
+from gta.methods.base import Grid, Part, Step, check_number, classifier_of
 from gta.methods.l2_sp import half_square
 from gta.vit.outputs import LayerOutputs, read_outputs
 from gta.vit.structure import anatomy
@@ -37,6 +37,7 @@ class Delta(Part):
     blocks: int = 4
 
     paper: ClassVar[str] = "Li 2019, arXiv 1901.09229"
+    grid: ClassVar[Grid] = {"delta.alpha": (0.0001, 0.001, 0.01)}
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0)

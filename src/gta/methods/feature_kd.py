@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from gta.methods.base import Part, Step, check_number
+from gta.methods.base import Grid, Part, Step, check_number
 from gta.vit.outputs import Features, read_features
 
 
@@ -27,6 +27,7 @@ class FeatureKD(Part):
     weight: float = 1.0
 
     paper: ClassVar[str] = "Romero 2015, arXiv 1412.6550"
+    grid: ClassVar[Grid] = {"feature_kd.weight": (0.1, 1, 10)}
 
     def __post_init__(self) -> None:
         check_number(self, "weight", 0)

@@ -27,7 +27,7 @@ from gta.acceleration.source_precision import ShortAttention, SourcePrecision
 from gta.distances import TEMPERED, with_temperature
 from gta.errors import GtaError
 from gta.guidance import Guided
-from gta.methods.base import Part, Step
+from gta.methods.base import Grid, Part, Step
 from gta.vit.attention_logits import Factors, Finished, Queries, RowTap, read_rows
 from gta.vit.attention_logits import Reading as Row
 from gta.vit.outputs import Kind, LayerOutputs, read_outputs
@@ -53,6 +53,7 @@ class GTA(Part):
 
     paper: ClassVar[str] = "arXiv 2401.02656"
     flat: ClassVar[bool] = True
+    grid: ClassVar[Grid] = {"weight": (0.1, 1, 10)}
 
     def __post_init__(self) -> None:
         if self.guide not in GUIDES:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gta.errors import GtaError
-from gta.methods.base import Part, Step, check_number, classifier_of
+from gta.methods.base import Grid, Part, Step, check_number, classifier_of
 
 
 @dataclass
@@ -31,6 +31,7 @@ class L2SP(Part):
     beta: float = 0.01
 
     paper: ClassVar[str] = "Li 2018, arXiv 1802.01483"
+    grid: ClassVar[Grid] = {"l2_sp.alpha": (0.001, 0.01, 0.1)}
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from gta.methods.base import Part, train_only
+from gta.methods.base import Grid, Part, train_only
 
 
 @dataclass
@@ -15,6 +15,7 @@ class LinearProbe(Part):
     """Train the classifier only, on the source's frozen features."""
 
     chooses: ClassVar[bool] = True
+    grid: ClassVar[Grid] = {"head_lr_scale": (1, 10, 100)}
 
     def attach(self, target: nn.Module, source: nn.Module) -> None:
         train_only(target, lambda name: False)

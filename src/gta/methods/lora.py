@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from gta.errors import GtaError
-from gta.methods.base import Part, check_number, classifier_of
+from gta.methods.base import Grid, Part, check_number, classifier_of
 
 
 @dataclass
@@ -35,6 +35,7 @@ class LoRA(Part):
 
     paper: ClassVar[str] = "Hu 2021, arXiv 2106.09685"
     chooses: ClassVar[bool] = True
+    grid: ClassVar[Grid] = {"lr": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3), "lora.rank": (4, 16)}
 
     def __post_init__(self) -> None:
         check_number(self, "rank", 1)

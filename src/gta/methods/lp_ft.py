@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from gta.methods.base import Part, check_number, classifier_of
+from gta.methods.base import Grid, Part, check_number, classifier_of
 
 
 @dataclass
@@ -26,6 +26,7 @@ class ProbeThenTune(Part):
     probe: float = 0.25
 
     paper: ClassVar[str] = "Kumar 2022, arXiv 2202.10054"
+    grid: ClassVar[Grid] = {"lp_ft.probe": (0.1, 0.25, 0.5)}
 
     def __post_init__(self) -> None:
         check_number(self, "probe", 0, 0.99, above=True)

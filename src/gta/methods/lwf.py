@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from gta.distances import kl
-from gta.methods.base import Part, Step, check_number
+from gta.methods.base import Grid, Part, Step, check_number
 from gta.sources.classifier import source_classifier
 from gta.vit.outputs import Features, read_features
 
@@ -33,6 +33,7 @@ class LwF(Part):
     temperature: float = 2.0
 
     paper: ClassVar[str] = "Li 2016, arXiv 1606.09282"
+    grid: ClassVar[Grid] = {"lwf.weight": (0.1, 1, 10)}
 
     def __post_init__(self) -> None:
         check_number(self, "weight", 0)

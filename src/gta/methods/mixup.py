@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from gta.methods.base import Part, check_number
+from gta.methods.base import Grid, Part, check_number
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Mixup(Part):
     alpha: float = 0.8
 
     paper: ClassVar[str] = "Zhang 2018, arXiv 1710.09412"
+    grid: ClassVar[Grid] = {"mixup.alpha": (0.1, 0.4, 0.8)}
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0, above=True)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gta.methods.base import Part, check_number
+from gta.methods.base import Grid, Part, check_number
 from gta.methods.cutmix import random_box
 from gta.methods.mixup import partners
 from gta.vit.attention_logits import RowTap, captured
@@ -36,6 +36,7 @@ class TransMix(Part):
     alpha: float = 1.0
 
     paper: ClassVar[str] = "Chen 2022, arXiv 2111.09833"
+    grid: ClassVar[Grid] = {"transmix.alpha": (0.3, 1, 3)}
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0, above=True)

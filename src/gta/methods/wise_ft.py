@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from gta.methods.base import Part, check_number, classifier_of
+from gta.methods.base import Grid, Part, check_number, classifier_of
 
 
 @dataclass
@@ -28,6 +28,7 @@ class WiseFT(Part):
     alpha: float = 0.5
 
     paper: ClassVar[str] = "Wortsman 2022, arXiv 2109.01903"
+    grid: ClassVar[Grid] = {"wise_ft.alpha": (0.25, 0.5, 0.75)}
 
     def __post_init__(self) -> None:
         check_number(self, "alpha", 0, 1)
