@@ -16,7 +16,7 @@ from statistics import mean
 from jsonargparse import auto_cli
 
 from gta.demo.run import CHOSEN, COMMON, WORLD
-from gta.studies.tables import append_csv, read_csv
+from gta.studies.tables import append_csv, markdown, read_csv
 from gta.training.fit import train
 from gta.worlds.folder import write_world
 
@@ -49,16 +49,15 @@ def main(
     for line in read_csv(table):
         groups.setdefault(_setting(line), []).append(line)
     means = {k: {c: mean(float(line[c]) for line in v) for c in COLUMNS[4:10]} for k, v in groups.items()}
-    print("| method | lr | epochs | worlds | val | test | object mass | Jaccard | drift | seconds |  |")
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
-    for (method, lr, length), m in sorted(means.items()):
-        best = max((k for k in means if k[0] == method), key=lambda k: means[k]["val_top1"])
-        cells = [f"{m['val_top1']:.1f}", f"{m['test_top1']:.1f}", *(f"{m[c]:.3f}" for c in COLUMNS[6:9])]
-        mark = "**chosen**" if best == (method, lr, length) else ""
-        print(
-            f"| {method} | {lr:g} | {length} | {len(groups[method, lr, length])} | {' | '.join(cells)} "
-            f"| {m['wall_seconds']:.0f} | {mark} |"
-        )
+    best = {name: max((k for k in means if k[0] == name), key=lambda k: means[k]["val_top1"]) for name, *_ in means}
+    rows = [
+        {"method": method, "lr": f"{lr:g}", "epochs": length, "worlds": len(groups[method, lr, length]),
+         "val": f"{m['val_top1']:.1f}", "test": f"{m['test_top1']:.1f}", "object mass": f"{m['object_mass']:.3f}",
+         "Jaccard": f"{m['jaccard']:.3f}", "drift": f"{m['drift']:.3f}", "seconds": f"{m['wall_seconds']:.0f}",
+         "": "**chosen**" if best[method] == (method, lr, length) else ""}
+        for (method, lr, length), m in sorted(means.items())
+    ]  # fmt: skip
+    print(markdown(rows), end="")
 
 
 def _setting(line: dict[str, str]) -> tuple[str, float, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 import gta
 from gta.data.reading import read_photos
 from gta.data.transforms import TrainViews, normalised
-from gta.methods.compose import Recipe
+from gta.methods.compose import ComposedMethod
 from gta.methods.gta import GTA
 from gta.sources.loading import source_info
 from gta.training.fit import resolve_precision
@@ -31,14 +31,14 @@ def main(source: str, data: str, image_size: int = 224, batch_size: int = 32, we
     labels = torch.tensor([views[i * every][1] for i in range(batch_size)])
     torch.manual_seed(0)
     part = GTA(weight=weight)
-    recipe = Recipe(gta.new_target(frozen, len(photos.classes)).train(), frozen, [part])
+    composed = ComposedMethod(gta.new_target(frozen, len(photos.classes)).train(), frozen, [part])
     low = torch.autocast("cpu", torch.bfloat16, enabled="bf16" in resolve_precision("auto"))
 
     def norms(rows: Tensor | None) -> tuple[float, float, float]:
-        recipe.begin_step(0, 1)
+        composed.begin_step(0, 1)
         with low:
-            done = recipe(images, labels, rows)
-        return float(done.penalty.detach()), _norm(recipe, done.loss), _norm(recipe, done.penalty)
+            done = composed(images, labels, rows)
+        return float(done.penalty.detach()), _norm(composed, done.loss), _norm(composed, done.penalty)
 
     exact = torch.stack(part.stored_rows(images), 1)
     with low:
@@ -48,8 +48,8 @@ def main(source: str, data: str, image_size: int = 224, batch_size: int = 32, we
         print(f"{name:>8}: penalty {penalty:.5f}, its gradient {penalty_norm:.2f}, the cross-entropy's {loss_norm:.2f}")
 
 
-def _norm(recipe: Recipe, value: Tensor) -> float:
-    named = [p for name, p in recipe.model.named_parameters() if not name.startswith("head")]
+def _norm(composed: ComposedMethod, value: Tensor) -> float:
+    named = [p for name, p in composed.model.named_parameters() if not name.startswith("head")]
     given = torch.autograd.grad(value, named, retain_graph=True, allow_unused=True)
     return float(torch.cat([g.flatten() for g in given if g is not None]).norm())
 

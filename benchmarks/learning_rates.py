@@ -16,7 +16,7 @@ from typing import Literal
 
 from jsonargparse import auto_cli
 
-from gta.studies.tables import append_csv, read_csv
+from gta.studies.tables import append_csv, markdown, read_csv
 from gta.training.fit import train
 from gta.training.options import TrainOptions
 
@@ -67,11 +67,12 @@ def main(
     for line in read_csv(table):
         groups.setdefault(tuple(line[c] for c in SETTING), []).append(line)
     varied = [i for i in range(len(SETTING)) if i < 3 or len({setting[i] for setting in groups} - {""}) > 1]
-    print("| " + " | ".join((*(SETTING[i] for i in varied), "seeds", *MEASURED)) + " |")
-    print("|" + "---|" * (len(varied) + 1 + len(MEASURED)))
-    for setting, lines in sorted(groups.items(), key=_rank):
-        shown = (*(setting[i] or "–" for i in varied), str(len(lines)))
-        print("| " + " | ".join((*shown, *(_cell([line[c] for line in lines]) for c in MEASURED))) + " |")
+    rows = [
+        {SETTING[i]: setting[i] or None for i in varied}
+        | {"seeds": len(lines), **{c: _cell([float(line[c]) for line in lines if line[c]]) for c in MEASURED}}
+        for setting, lines in sorted(groups.items(), key=_rank)
+    ]
+    print(markdown(rows), end="")
 
 
 def _rank(group: tuple[tuple[str, ...], list[dict[str, str]]]) -> tuple[float, str, float, tuple[str, ...]]:
@@ -79,10 +80,9 @@ def _rank(group: tuple[tuple[str, ...], list[dict[str, str]]]) -> tuple[float, s
     return -float(lr), method, float(weight.replace("auto", "inf") or 0), tuple(others)
 
 
-def _cell(texts: list[str]) -> str:
-    values = [float(text) for text in texts if text]
+def _cell(values: list[float]) -> str | None:
     if not values:
-        return "–"
+        return None
     digits = 0 if max(values) > 200 else 1 if max(values) > 10 else 2
     return f"{mean(values):.{digits}f} [{min(values):.{digits}f}, {max(values):.{digits}f}]"
 

@@ -29,9 +29,9 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 Lines = dict[str, dict[str, str]]  # by seed
 COLUMNS = (
-    "way", "seed", "views", "views_seed", "val_top1", "test_top1", "object_mass", "jaccard", "drift", "penalty", "train_seconds",
-    "wall_seconds", "data_wait", "method", "lr", "weight", "epochs", "batch_size", "image_size", "precision", "device",
-    "data_digest", "versions",
+    "way", "seed", "views", "views_seed", "val_top1", "test_top1", "object_mass", "jaccard", "drift", "penalty",
+    "train_seconds", "wall_seconds", "data_wait", "method", "lr", "weight", "epochs", "batch_size", "image_size",
+    "precision", "device", "data_digest", "versions",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Every recipe that is shipped parses, says how it is run, and what of it is measured."""
+"""Every composed that is shipped parses, says how it is run, and what of it is measured."""
 
 from __future__ import annotations
 

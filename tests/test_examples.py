@@ -1,4 +1,4 @@
-"""Every example runs, every recipe parses, every benchmark starts."""
+"""Every example runs, every composed parses, every benchmark starts."""
 
 from __future__ import annotations
 

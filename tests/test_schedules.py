@@ -8,7 +8,7 @@ import pytest
 
 from gta import GtaError
 from gta.schedules import SCHEDULES, factor
-from gta.training.module import rate
+from gta.training.optimiser import rate
 from gta.training.options import TrainOptions
 
 

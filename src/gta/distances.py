@@ -119,7 +119,7 @@ def distance_at(distance: str | Distance, temperature: float = 1.0) -> Distance:
     if not (math.isfinite(temperature) and temperature > 0):
         raise GtaError(f"temperature must be finite and above 0, such as 2, got {temperature}.")
     if takes_temperature(function):
-        return partial(function, temperature=temperature)
+        return partial(function, temperature=temperature)  # type: ignore[call-arg]
     if temperature != 1:
         tempered = ", ".join(name for name in DISTANCES if takes_temperature(name))
         raise GtaError(

@@ -83,7 +83,12 @@ class Guidance:
         _check("reduction", reduction, reduction in ("mean", "sum"), '"mean" or "sum"')
         _check("source_precision", source_precision, source_precision in SOURCE_PASSES, '"auto" or "same"')
         fine = layer_weights is None or (len(layer_weights) == len(self.layers) and all(map(_finite, layer_weights)))
-        _check("layer_weights", layer_weights, fine, f"a finite number ≥ 0 for each of the {len(self.layers)} guided layers")
+        _check(
+            "layer_weights",
+            layer_weights,
+            fine,
+            f"a finite number ≥ 0 for each of the {len(self.layers)} guided layers",
+        )
         if quantity != "logits" and (rows != "cls" or takes_temperature(distance)):
             what = f"rows={rows!r} chooses among" if rows != "cls" else f"distance={distance!r} takes a softmax of"
             raise GtaError(f'{what} logits: use quantity="logits" (--guide logits), or leave it out with {quantity!r}.')
@@ -124,8 +129,9 @@ class Guidance:
             check_gradient(self.target, self.layers, target, self.rows == "pool")
         distances = self.distances(target, source)
         self.source_pass.check(lambda trial: self.distances(target, trial).mean(), distances.mean())
-        self.current_weight = self.weight if self.weight != "auto" else self._auto_weight(distances, source, loss)
-        return self.current_weight * distances.mean()  # type: ignore[operator]
+        weight = self.weight
+        self.current_weight = self._auto_weight(distances, source, loss) if isinstance(weight, str) else weight
+        return self.current_weight * distances.mean()
 
     def _auto_weight(self, distances: Tensor, source: list[Row], loss: Tensor | None) -> Tensor:
         if source[0].shape[0] < 2:

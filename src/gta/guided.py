@@ -1,10 +1,10 @@
 """The guide in a training loop of your own.
 
-    source = gta.load_source("dinov2.safetensors", image_size=126)
-    model = gta.new_target(source, num_classes=45)
-    guided = gta.guide(model, source, weight=10.0)
-    logits, penalty = guided(images)
-    loss = cross_entropy(logits, labels) + penalty
+source = gta.load_source("dinov2.safetensors", image_size=126)
+model = gta.new_target(source, num_classes=45)
+guided = gta.guide(model, source, weight=10.0)
+logits, penalty = guided(images)
+loss = cross_entropy(logits, labels) + penalty
 """
 
 from __future__ import annotations
@@ -161,7 +161,9 @@ class Guided(ModelAndSource):
         scale = self._scale()
         if not self.model.training or guidance.weight == 0 or scale == 0 or not self._hidden_source:
             return run(), lambda loss: torch.zeros((), device=images.device)
-        source = self.capture_source(images, **options)  # first: its workspace is free again before the target's fills up
+        source = self.capture_source(
+            images, **options
+        )  # first: its workspace is free again before the target's fills up
         capture = guidance.capture(guidance.target)
         with capture:
             output = run()
@@ -182,9 +184,13 @@ class Guided(ModelAndSource):
     def _scale(self) -> float:
         """The schedule's factor; counts the step."""
         schedule, length, steps = self._schedule
-        if not self.model.training or torch.compiler.is_compiling():  # a count would have it compiled anew in every step
+        if (
+            not self.model.training or torch.compiler.is_compiling()
+        ):  # a count would have it compiled anew in every step
             if schedule != "constant" and self.model.training:
-                raise GtaError(f"schedule={schedule!r} cannot be counted inside torch.compile: compile the model alone.")
+                raise GtaError(
+                    f"schedule={schedule!r} cannot be counted inside torch.compile: compile the model alone."
+                )
             return 1.0
         self.step += 1
         return factor(schedule, min(1.0, (self.step - 1) / steps), length)

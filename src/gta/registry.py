@@ -45,7 +45,11 @@ class Registry(Mapping[str, T], Generic[T]):
         self._names = list(self._entries)
         if package is not None:
             folder = Path(__file__).parent.joinpath(*package.split(".")[1:])
-            found = sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if not m.name.startswith("_") and m.name not in without)
+            found = sorted(
+                m.name
+                for m in pkgutil.iter_modules([str(folder)])
+                if not m.name.startswith("_") and m.name not in without
+            )
             self._names = [*first, *(name for name in found if name not in first)]
 
     def add(self, name: str, entry: T) -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import json
 
+import gta.acceleration.source_precision as precision_file
 import pytest
 import torch
 
 import gta
 import gta.acceleration.compiled as compiled_file
-import gta.acceleration.source_precision as precision_file
 from gta.acceleration.compiled import traced
 from gta.cli import main as cli
-from gta.methods.compose import Recipe
+from gta.methods.compose import ComposedMethod
 from gta.methods.gta import GTA
 from tests.conftest import HAS_COMPILER, spread, tiny_vit
 
@@ -134,10 +134,10 @@ def test_the_ablations_compile_too(images, traces, guide, source_file):
     target = spread(gta.new_target(source, 3), 0.02)
     penalties = []
     for compiled in (False, True):
-        recipe = Recipe(target, source, [GTA(guide=guide, source_compile=compiled)])
+        composed = ComposedMethod(target, source, [GTA(guide=guide, source_compile=compiled)])
         for step in range(2):
-            recipe.begin_step(step, 2)
-            penalties.append(float(recipe(images, torch.tensor([0, 1, 2, 0])).penalty))
+            composed.begin_step(step, 2)
+            penalties.append(float(composed(images, torch.tensor([0, 1, 2, 0])).penalty))
     assert len(traces) == 1
     assert penalties == pytest.approx([penalties[0]] * 4, rel=1e-5)
 

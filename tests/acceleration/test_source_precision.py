@@ -6,16 +6,16 @@ import copy
 import gc
 import weakref
 
+import gta.acceleration.source_precision as precision_file
 import pytest
 import torch
 import torch.nn.functional as F
+from gta.acceleration.source_precision import LowWeights, ShortAttention, lowered
 from torch import nn
 
 import gta
-import gta.acceleration.source_precision as precision_file
-from gta.acceleration.source_precision import LowWeights, ShortAttention, lowered
 from gta.guidance import Guided
-from gta.methods.compose import Recipe
+from gta.methods.compose import ComposedMethod
 from gta.methods.gta import GTA
 from tests.conftest import spread, tiny_vit
 
@@ -233,22 +233,22 @@ def test_a_copy_lowers_its_own_source_and_a_detached_guide_holds_none(computes_i
 def test_a_resumed_training_goes_on_in_the_precision_it_had(images, monkeypatch):
     monkeypatch.setattr(precision_file, "has_fast_bf16", lambda device: True)
 
-    def recipe() -> Recipe:
+    def composed() -> ComposedMethod:
         source = tiny_vit(num_classes=0)
         torch.manual_seed(3)
-        return Recipe(spread(gta.new_target(_with_info(source), 3), 0.02), source, [GTA()])
+        return ComposedMethod(spread(gta.new_target(_with_info(source), 3), 0.02), source, [GTA()])
 
-    whole, resumed = recipe(), recipe()
+    whole, resumed = composed(), composed()
     whole.begin_step(4, 100)
     whole(images, LABELS)
-    assert whole.parts[0].guided.precision.lowered
+    assert whole.methods[0].guided.precision.lowered
     resumed.load_state_dict(whole.state_dict())
     penalties = []
     for one in (whole, resumed):
         one.begin_step(5, 100)
         penalties.append(float(one(images, LABELS).penalty))
     assert penalties[0] == penalties[1]
-    assert resumed.parts[0].guided.precision.lowered
+    assert resumed.methods[0].guided.precision.lowered
 
 
 def _with_info(source):
@@ -298,11 +298,13 @@ def test_every_second_training_step_is_guided_twice_as_strongly(images):
     def penalties(every: int) -> list[float]:
         source = _with_info(tiny_vit(num_classes=0))
         torch.manual_seed(3)
-        recipe = Recipe(spread(gta.new_target(source, 3), 0.02), source, [GTA(every=every, source_precision="same")])
+        composed = ComposedMethod(
+            spread(gta.new_target(source, 3), 0.02), source, [GTA(every=every, source_precision="same")]
+        )
         found = []
         for step in (0, 1, 2, 7, 8):
-            recipe.begin_step(step, 100)
-            found.append(float(recipe(images, LABELS).penalty.detach()))
+            composed.begin_step(step, 100)
+            found.append(float(composed(images, LABELS).penalty.detach()))
         return found
 
     once = penalties(1)

@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from gta import GtaError
+from gta.benchmark import bench as bench_file
+from gta.benchmark import meters
 from gta.benchmark.bench import training_steps, whole_maps
-from gta.benchmark.meters import LiveBytes, compared, flops, in_turn, line_through, saved_bytes
+from gta.benchmark.meters import MemoryTracker, compared, flops, interleaved, line_through, saved_bytes
 from gta.benchmark.options import Bench
 from gta.benchmark.rows import ROWS, Row, unfused, unfused_rows
 from gta.benchmark.setting import Setting, _peers
 from gta.cli import main
-from gta.benchmark import bench as bench_file
-from gta.benchmark import meters
 from gta.vit.attention_logits import anatomy
 from tests.conftest import HAS_COMPILER, reference_rows, tiny_vit
 
@@ -48,7 +48,7 @@ def setting(options):
 
 def test_every_round_runs_each_work_once_and_begins_with_the_next():
     ran: list[str] = []
-    seconds = in_turn({name: lambda name=name: ran.append(name) for name in "abc"}, 4, CPU)
+    seconds = interleaved({name: lambda name=name: ran.append(name) for name in "abc"}, 4, CPU)
     assert {name: len(times) for name, times in seconds.items()} == {"a": 4, "b": 4, "c": 4}
     assert "".join(ran[-12:]) == "abcbcacababc"
 
@@ -57,27 +57,27 @@ def test_ratios_are_those_of_the_rounds():
     assert compared([2.0, 6.0, 3.0], [1.0, 2.0, 2.0]) == {"ratio": 2.0, "low": 1.5, "high": 3.0}
 
 
-def test_live_bytes_by_hand():
+def test_tracked_bytes_by_hand():
     """100 floats are there before; 1000 and 500 live together, then 500 and 300."""
     there = torch.zeros(100)
-    with LiveBytes() as live:
+    with MemoryTracker() as memory:
         large = torch.zeros(1000)
         view = large[10:].view(-1)  # no storage of its own
         small = there[:50].repeat(10)
         del large, view
         last = torch.zeros(300)
         there.add_(1)
-    assert (live.peak, live.now) == (4 * 1500, 4 * 800)
+    assert (memory.peak, memory.now) == (4 * 1500, 4 * 800)
     del small, last
 
 
-def test_live_bytes_follow_the_backward_pass():
+def test_tracked_bytes_follow_the_backward_pass():
     """sum of exp: the result is saved (4 kB), its gradient is as large once more; the sum and its gradient are 4 B."""
     x = torch.zeros(1000, requires_grad=True)
-    with LiveBytes() as live:
+    with MemoryTracker() as memory:
         x.exp().sum().backward()
-    assert 8000 <= live.peak <= 8016
-    assert live.now == 4000  # x.grad
+    assert 8000 <= memory.peak <= 8016
+    assert memory.now == 4000  # x.grad
 
 
 def test_saved_bytes_by_hand():

@@ -1,4 +1,4 @@
-"""The embedded source, the demo from world to page, and the statistics it prints."""
+"""The embedded source, and the demo from world to page."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import gta
 from gta.attention.maps import logits_and_rows
 from gta.attention.metrics import object_mass, patch_attention
 from gta.cli import main
-from gta.sources.loading import EMBEDDED, source_info
 from gta.demo import run as demo
-from gta.studies.statistics import paired
+from gta.sources.loading import EMBEDDED, source_info
 from gta.worlds.butterflies import DOWNSTREAM, render, scenes, species
 
 
@@ -76,7 +75,7 @@ def test_the_difference_is_gtas_minus_plains_and_each_world_seeds_its_training(t
         return {"test_top1": accuracies[options.method][options.seed], **measures}
 
     monkeypatch.setattr(demo, "train", fake)
-    for name in ("draw", "write_report", "write_world"):
+    for name in ("draw_pictures", "write_report", "write_world"):
         monkeypatch.setattr(demo, name, lambda *_: None)
     found = demo.run_demo(str(tmp_path / "demo"), 3)
     assert found["test"]["difference"] == pytest.approx((10 - 5 + 20) / 3)
@@ -87,15 +86,6 @@ def test_the_difference_is_gtas_minus_plains_and_each_world_seeds_its_training(t
 def test_the_demo_refuses_what_it_must(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert main(["demo", "--out", str(tmp_path), "--overwrite"]) == 2
-    assert "no demo" in capsys.readouterr().err
+    assert "not a demo" in capsys.readouterr().err
     assert (tmp_path / "mine.txt").exists()
     assert main(["demo", "--out", str(tmp_path / "new"), "--seeds", "0"]) == 2
-
-
-def test_paired_t_solved_by_hand():
-    """Differences 1 to 5: mean 3, standard error sqrt(2.5 / 5), t = 4.2426 with 4 degrees of freedom."""
-    test = paired([11, 22, 33, 44, 55], [10, 20, 30, 40, 50])
-    assert (test.difference, test.pairs) == (3, 5)
-    assert test.p == pytest.approx(0.013236, abs=1e-5)
-    half = 2.776445 * 0.5**0.5
-    assert (test.low, test.high) == pytest.approx((3 - half, 3 + half), abs=1e-4)

@@ -15,12 +15,13 @@ from torch import nn
 
 import gta
 from gta.cli import main
-from gta.methods import METHODS, part_class, parts_of
-from gta.methods.base import Part, adds, mixes
-from gta.methods.compose import Recipe, complete_settings, make_parts
+from gta.methods import METHODS, method_names
+from gta.methods.base import Method
+from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.methods.lp_ft import ProbeThenTune
-from gta.training.module import Recorder, parameter_groups
+from gta.training.optimiser import parameter_groups
 from gta.training.options import TrainOptions
+from gta.training.recorder import Recorder
 from gta.vit.attention_logits import Finished
 from tests.conftest import TINY, spread, tiny_vit, write_photos
 
@@ -52,19 +53,21 @@ def images():
     return torch.randn(B, 3, 40, 40, generator=torch.Generator().manual_seed(1))
 
 
-def tune(parts: list[Part], source: nn.Module, images: torch.Tensor, steps: int = 12, lr: float = 1e-3) -> Recipe:
+def tune(
+    parts: list[Method], source: nn.Module, images: torch.Tensor, steps: int = 12, lr: float = 1e-3
+) -> ComposedMethod:
     torch.manual_seed(0)
-    recipe = Recipe(gta.new_target(source, 3), source, parts)
-    recipe.study(lambda: [(images, LABELS)])
-    optimizer = torch.optim.AdamW(recipe.parameters(), lr=lr)
+    composed = ComposedMethod(gta.new_target(source, 3), source, parts)
+    composed.prepare(lambda: [(images, LABELS)])
+    optimizer = torch.optim.AdamW(composed.parameters(), lr=lr)
     for step in range(steps):
-        recipe.begin_step(step, steps)
-        done = recipe(images, LABELS)
+        composed.begin_step(step, steps)
+        done = composed(images, LABELS)
         (done.loss + done.penalty).backward()
         optimizer.step()
         optimizer.zero_grad()
-    recipe.finish()
-    return recipe
+    composed.finish()
+    return composed
 
 
 STRENGTHS = {
@@ -80,7 +83,7 @@ STRENGTHS = {
 
 
 def test_every_penalty_has_its_direction_tested():
-    assert {name for name in METHODS if adds(part_class(name))} == set(STRENGTHS)
+    assert {name for name in METHODS if METHODS[name].adds()} == set(STRENGTHS)
 
 
 @pytest.mark.parametrize("name", STRENGTHS)
@@ -90,10 +93,10 @@ def test_what_a_method_penalises_is_less_after_training_with_it(name, source, im
 
     def left(values: dict[str, float]) -> float:
         """What the strong penalty finds in a model trained with another."""
-        trained = tune([part_class(name)(**values)], source, images)
-        judge = part_class(name)(**strong)
-        again = Recipe(trained.model, source, [judge])
-        again.study(lambda: [(images, LABELS)])
+        trained = tune([METHODS[name](**values)], source, images)
+        judge = METHODS[name](**strong)
+        again = ComposedMethod(trained.model, source, [judge])
+        again.prepare(lambda: [(images, LABELS)])
         for own, learnt in zip(again.own.values(), trained.own.values(), strict=True):
             own.load_state_dict(learnt.state_dict())
         return again(images, LABELS).penalty.item()
@@ -104,9 +107,9 @@ def test_what_a_method_penalises_is_less_after_training_with_it(name, source, im
 
 def floor(name: str, source: nn.Module, images: torch.Tensor, values: dict[str, float]) -> float:
     """A cross-entropy's least value: the entropy of what it is held to."""
-    part = part_class(name)(**values)
-    recipe = Recipe(gta.new_target(source, 3), source, [part])
-    recipe.study(lambda: [(images, LABELS)])
+    part = METHODS[name](**values)
+    composed = ComposedMethod(gta.new_target(source, 3), source, [part])
+    composed.prepare(lambda: [(images, LABELS)])
     if name == "attention_distill":
         part.before(images)
         entropies = [-(s * s.clamp(min=1e-30).log()).sum(-1).mean() for s in part._held]
@@ -117,11 +120,13 @@ def floor(name: str, source: nn.Module, images: torch.Tensor, values: dict[str, 
 
 @pytest.mark.parametrize("guide", ["attention", "msa", "block"])
 def test_each_guide_holds_what_it_guides(guide, source, images):
-    kind = part_class("gta")
+    kind = METHODS["gta"]
     left = {}
     for weight in (1e-9, 1e4 if guide == "attention" else 10.0):
         trained = tune([kind(weight=weight, guide=guide)], source, images)
-        left[weight] = Recipe(trained.model, source, [kind(weight=1.0, guide=guide)])(images, LABELS).penalty.item()
+        left[weight] = ComposedMethod(trained.model, source, [kind(weight=1.0, guide=guide)])(
+            images, LABELS
+        ).penalty.item()
     weak, strong = left.values()
     assert strong < 0.6 * weak
 
@@ -132,7 +137,7 @@ def test_auto_keeps_the_drift_within_its_budget_whatever_the_learning_rate(sourc
     units = guided.distances([Finished(r.rows().roll(1, 0)) for r in rows], rows)
     for lr in (1e-4, 1e-3):
         drift = {}
-        for name, parts in (("plain", [part_class("plain")()]), ("auto", [part_class("gta")(weight="auto")])):
+        for name, parts in (("plain", [METHODS["plain"]()]), ("auto", [METHODS["gta"](weight="auto")])):
             trained = tune(parts, source, images, steps=30, lr=lr)
             drift[name] = (gta.guide(trained.model, source).measure(images) / units).mean().item()
         assert drift["auto"] < 0.1 < drift["plain"]
@@ -152,88 +157,90 @@ def test_frozen_parameters_stay_bit_identical_and_the_others_move(name, source, 
         pytest.importorskip("peft")
     torch.manual_seed(0)
     start = gta.new_target(source, 3).state_dict()
-    end = tune([part_class(name)()], source, images, steps=3).model.state_dict()
+    end = tune([METHODS[name]()], source, images, steps=3).model.state_dict()
     assert start.keys() == end.keys()
     for key in start:
         assert torch.equal(start[key], end[key]) is (re.match(TRAINED[name], key) is None), key
 
 
 def test_lp_ft_probes_and_then_tunes(source, images):
-    recipe = Recipe(gta.new_target(source, 3), source, [ProbeThenTune(probe=0.3)])
-    assert recipe.restarts == [0.3]
+    composed = ComposedMethod(gta.new_target(source, 3), source, [ProbeThenTune(probe=0.3)])
+    assert composed.restarts == [0.3]
     trains = []
     for step in range(10):
-        recipe.begin_step(step, 10)
-        recipe(images, LABELS).loss.backward()
-        trains.append(recipe.model.blocks[0].mlp.fc1.weight.grad is not None)
-        recipe.zero_grad()
+        composed.begin_step(step, 10)
+        composed(images, LABELS).loss.backward()
+        trains.append(composed.model.blocks[0].mlp.fc1.weight.grad is not None)
+        composed.zero_grad()
     assert trains == [False] * 3 + [True] * 7
 
 
 def test_wise_ft_ends_between_source_and_plain(source, images):
-    plain = tune([part_class("plain")()], source, images, steps=3).model.state_dict()
-    averaged = tune([part_class("wise_ft")(alpha=0.25)], source, images, steps=3).model.state_dict()
+    plain = tune([METHODS["plain"]()], source, images, steps=3).model.state_dict()
+    averaged = tune([METHODS["wise_ft"](alpha=0.25)], source, images, steps=3).model.state_dict()
     start = source.state_dict()
     for key in start:
         torch.testing.assert_close(averaged[key], 0.75 * start[key] + 0.25 * plain[key], rtol=1e-4, atol=1e-6)
     assert torch.equal(averaged["head.weight"], plain["head.weight"])
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if mixes(part_class(name))])
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].mixes()])
 def test_mixed_batches_reach_the_source_and_keep_their_labels_sums(name, source, images):
     seen = []
     source.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    recipe = Recipe(spread(gta.new_target(source, 3)), source, [part_class("gta")(), part_class(name)()])
-    recipe.model.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    composed = ComposedMethod(spread(gta.new_target(source, 3)), source, [METHODS["gta"](), METHODS[name]()])
+    composed.model.patch_embed.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     torch.manual_seed(7)
-    done = recipe(images, LABELS)
+    done = composed(images, LABELS)
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], images)
     assert torch.equal(done.images, seen[0])
     torch.testing.assert_close(done.targets.sum(-1), torch.ones(B))
     assert done.penalty > 0
     done.loss.backward()
-    assert recipe.model.head.weight.grad.any()
+    assert composed.model.head.weight.grad.any()
 
 
 def test_several_mixers_take_turns(source, images):
-    recipe = Recipe(gta.new_target(source, 3), source, [part_class(n)() for n in ("mixup", "cutmix", "transmix")])
+    composed = ComposedMethod(
+        gta.new_target(source, 3), source, [METHODS[n]() for n in ("mixup", "cutmix", "transmix")]
+    )
     torch.manual_seed(0)
-    assert {type(recipe._mixer()).__name__ for _ in range(30)} == {"Mixup", "CutMix", "TransMix"}
+    assert {type(composed._mixer()).__name__ for _ in range(30)} == {"Mixup", "CutMix", "TransMix"}
 
 
 def test_a_schedule_at_zero_runs_no_source(source, images):
-    recipe = Recipe(gta.new_target(source, 3), source, [part_class("gta")(), part_class("delta")()], "release", 0.5)
+    composed = ComposedMethod(gta.new_target(source, 3), source, [METHODS["gta"](), METHODS["delta"]()], "release", 0.5)
     source.patch_embed.register_forward_hook(lambda *_: ran.append(1))
     for step, runs in ((0, 2), (3, 2), (5, 0), (9, 0)):
         ran: list[int] = []
-        recipe.begin_step(step, 10)
-        penalty = recipe(images, LABELS).penalty
+        composed.begin_step(step, 10)
+        penalty = composed(images, LABELS).penalty
         assert (len(ran), bool(penalty > 0)) == (runs, runs > 0)
-        assert recipe.strength() == (10.0 if runs else 0.0)
+        assert composed.current_weight() == (10.0 if runs else 0.0)
 
 
 def test_composed_penalties_add_up(source, images):
     target = spread(gta.new_target(source, 3))
-    alone = [Recipe(target, source, [part_class(n)()])(images, LABELS).penalty for n in ("gta", "l2_sp", "delta")]
-    together = Recipe(target, source, [part_class(n)() for n in ("gta", "l2_sp", "delta")])(images, LABELS).penalty
+    alone = [ComposedMethod(target, source, [METHODS[n]()])(images, LABELS).penalty for n in ("gta", "l2_sp", "delta")]
+    together = ComposedMethod(target, source, [METHODS[n]() for n in ("gta", "l2_sp", "delta")])(images, LABELS).penalty
     torch.testing.assert_close(together, sum(alone))
-    halved = Recipe(target, source, [part_class(n)() for n in ("gta", "l2_sp", "delta")], "linear")
+    halved = ComposedMethod(target, source, [METHODS[n]() for n in ("gta", "l2_sp", "delta")], "linear")
     halved.begin_step(5, 10)
     torch.testing.assert_close(halved(images, LABELS).penalty, together / 2)
 
 
 def test_the_state_dict_has_no_trace_of_parts(source):
-    recipe = Recipe(gta.new_target(source, 3), source, [part_class(n)() for n in ("gta", "l2_sp", "lwf")])
-    keys = {f"model.{k}" for k in recipe.model.state_dict()} | {
+    composed = ComposedMethod(gta.new_target(source, 3), source, [METHODS[n]() for n in ("gta", "l2_sp", "lwf")])
+    keys = {f"model.{k}" for k in composed.model.state_dict()} | {
         "own.lwf.weight",
         "own.lwf.bias",
         "own.gta._extra_state",
     }
-    assert set(recipe.state_dict()) == keys
-    assert recipe.source is source
+    assert set(composed.state_dict()) == keys
+    assert composed.source is source
     twin = copy.deepcopy(source)
-    recipe.to(torch.float64)
+    composed.to(torch.float64)
     assert source.cls_token.dtype == torch.float64 != twin.cls_token.dtype
 
 
@@ -265,7 +272,7 @@ def test_layer_decay_scales_each_block(source):
 )
 def test_names_that_are_no_method_are_refused(method, words):
     with pytest.raises(gta.GtaError, match=re.escape(words)):
-        parts_of(method)
+        method_names(method)
     with pytest.raises(gta.GtaError):
         options(method=method)
 
@@ -289,11 +296,11 @@ def test_options_that_a_method_does_not_take_are_refused(method, settings, words
 
 def test_options_are_completed_with_their_defaults():
     assert complete_settings("gta+l2_sp", {"l2_sp": {"alpha": "1e-3"}}) == {"l2_sp": {"alpha": 0.001, "beta": 0.01}}
-    parts = make_parts(options(method="gta+bss", weight=3.0, guide="msa", settings={"bss": {"k": 2}}))
+    parts = make_methods(options(method="gta+bss", weight=3.0, guide="msa", settings={"bss": {"k": 2}}))
     assert [repr(p) for p in parts][1] == "BSS(eta=0.001, k=2)"
     assert (parts[0].weight, parts[0].guide) == (3.0, "msa")
     with pytest.raises(gta.GtaError, match="nothing to act on"):
-        make_parts(options(method="plain", weight_schedule="linear"))
+        make_methods(options(method="plain", weight_schedule="linear"))
 
 
 @pytest.mark.parametrize("order", [("wise_ft", "lora"), ("lora", "wise_ft")])
@@ -301,25 +308,25 @@ def test_lora_is_merged_before_weights_are_averaged(order, source, images):
     pytest.importorskip("peft")
     torch.manual_seed(0)
     start = gta.new_target(source, 3).blocks[0].attn.qkv.weight.detach()
-    alone = tune([part_class("lora")()], source, images, steps=3).model.blocks[0].attn.qkv.weight
-    averaged = tune([part_class(n)() for n in order], source, images, steps=3).model.blocks[0].attn.qkv.weight
+    alone = tune([METHODS["lora"]()], source, images, steps=3).model.blocks[0].attn.qkv.weight
+    averaged = tune([METHODS[n]() for n in order], source, images, steps=3).model.blocks[0].attn.qkv.weight
     torch.testing.assert_close(averaged, (start + alone) / 2)
     with pytest.raises(gta.GtaError, match="nothing to pull"):
-        Recipe(gta.new_target(source, 3), source, [part_class("l2_sp")(), part_class("lora")()])
+        ComposedMethod(gta.new_target(source, 3), source, [METHODS["l2_sp"](), METHODS["lora"]()])
 
 
 @pytest.mark.parametrize("name", ["attention_distill", "transmix", "gta"])
 def test_attention_that_is_not_fused_is_refused(name, source, images):
-    recipe = Recipe(gta.new_target(source, 3), source, [part_class(name)()])
-    for block in recipe.model.blocks:
+    composed = ComposedMethod(gta.new_target(source, 3), source, [METHODS[name]()])
+    for block in composed.model.blocks:
         block.attn.fused_attn = False
     with pytest.raises(gta.GtaError, match="fused"):
-        recipe(images, LABELS)
+        composed(images, LABELS)
 
 
 def test_lora_and_other_choices_are_refused_together(source):
     with pytest.raises(gta.GtaError, match="lora and bitfit"):
-        Recipe(gta.new_target(source, 3), source, [part_class("lora")(), part_class("bitfit")()])
+        ComposedMethod(gta.new_target(source, 3), source, [METHODS["lora"](), METHODS["bitfit"]()])
 
 
 def test_every_method_says_what_it_is(capsys):

@@ -12,13 +12,13 @@ from torch import nn
 
 import gta
 from gta.distances import DISTANCES
-from gta.methods import METHODS, part_class
+from gta.methods import METHODS
 from gta.methods import cutmix as cutmix_file
 from gta.methods.attention_distill import AttentionDistill
-from gta.methods.base import Part, Step, adds
+from gta.methods.base import Part, Step
 from gta.methods.bss import BSS
 from gta.methods.co_tuning import CoTuning
-from gta.methods.compose import Recipe
+from gta.methods.compose import ComposedMethod
 from gta.methods.cutmix import CutMix
 from gta.methods.delta import Delta
 from gta.methods.feature_kd import FeatureKD
@@ -33,7 +33,7 @@ from tests.conftest import reference_rows, spread, tiny_vit
 
 B, OLD = 4, 11  # images, classes of the source's own classifier
 LABELS = torch.tensor([0, 1, 2, 1])
-PENALTIES = [name for name in METHODS if adds(part_class(name))]
+PENALTIES = [name for name in METHODS if METHODS[name].adds()]
 STEP = Step(torch.zeros(1), torch.zeros(1), torch.zeros(1), torch.zeros(()))  # for parts that read nothing of it
 
 
@@ -57,9 +57,9 @@ def images():
 
 
 def penalty(part: Part, target: nn.Module, source: nn.Module, images: torch.Tensor) -> torch.Tensor:
-    recipe = Recipe(target, source, [part])
-    recipe.study(lambda: [(images, LABELS)])
-    return recipe(images, LABELS).penalty
+    composed = ComposedMethod(target, source, [part])
+    composed.prepare(lambda: [(images, LABELS)])
+    return composed(images, LABELS).penalty
 
 
 class Toy(nn.Module):
@@ -155,7 +155,7 @@ def test_wise_ft_by_hand():
 def test_co_tuning_learns_the_mean_answer_of_each_class(source, target, images):
     part = CoTuning()
     head = part.attach(target, source)
-    part.study(lambda: [(images[:3], LABELS[:3]), (images[3:], LABELS[3:])])
+    part.prepare(lambda: [(images[:3], LABELS[:3]), (images[3:], LABELS[3:])])
     with torch.no_grad():
         answers = head(source(images)).softmax(-1)
     torch.testing.assert_close(part.relationship, torch.stack([answers[0], (answers[1] + answers[3]) / 2, answers[2]]))
@@ -231,21 +231,21 @@ def test_bss_is_that_of_transfer_learning_library(source, target, images):
 
 def test_lwf_is_distillation(source, target, images):
     part = LwF(weight=0.5, temperature=3.0)
-    recipe = Recipe(target, source, [part])
-    spread(recipe.own["lwf"])
-    answers = recipe.own["lwf"](target.forward_head(target.forward_features(images), pre_logits=True))
+    composed = ComposedMethod(target, source, [part])
+    spread(composed.own["lwf"])
+    answers = composed.own["lwf"](target.forward_head(target.forward_features(images), pre_logits=True))
     old = part._old(source(images))
     expected = F.kl_div((answers / 3).log_softmax(-1), (old / 3).softmax(-1), reduction="batchmean") * 9
-    torch.testing.assert_close(recipe(images, LABELS).penalty, 0.5 * expected)
+    torch.testing.assert_close(composed(images, LABELS).penalty, 0.5 * expected)
 
 
 def test_co_tuning_is_cross_entropy_with_the_relationship(source, target, images):
     part = CoTuning(weight=2.0)
-    recipe = Recipe(target, source, [part])
-    recipe.study(lambda: [(images, LABELS)])
-    answers = recipe.own["co_tuning"](target.forward_head(target.forward_features(images), pre_logits=True))
+    composed = ComposedMethod(target, source, [part])
+    composed.prepare(lambda: [(images, LABELS)])
+    answers = composed.own["co_tuning"](target.forward_head(target.forward_features(images), pre_logits=True))
     expected = 2 * F.cross_entropy(answers, part.relationship[LABELS])
-    torch.testing.assert_close(recipe(images, LABELS).penalty, expected)
+    torch.testing.assert_close(composed(images, LABELS).penalty, expected)
     soft = torch.tensor([[0.25, 0.75, 0.0]]).expand(B, 3)
     mixed = part.penalty(Step(images, soft, answers, torch.zeros(())))
     expected = 2 * F.cross_entropy(answers, 0.25 * part.relationship[0] + 0.75 * part.relationship[1].expand(B, -1))
@@ -295,14 +295,14 @@ def test_guides_hold_what_they_say(guide, source, target, images):
 @pytest.mark.parametrize("allowed", [0.05, 20.0])
 def test_auto_sets_the_weight_from_loss_and_distances(allowed, source, target, images):
     part = GTA(weight="auto", weight_budget=allowed)
-    done = Recipe(target, source, [part])(images, LABELS)
+    done = ComposedMethod(target, source, [part])(images, LABELS)
     with torch.no_grad():
         t, s = (torch.stack(reference_rows(m, images)) for m in (target, source))
         each, units = ((t - s).square().mean((1, 3)), (s.roll(1, 1) - s).square().mean((1, 3)))  # (layers, heads)
         distance, drift = each.mean(), (each / units).mean() / allowed
         weight = F.cross_entropy(target(images), LABELS) / distance * drift * min(1.0, drift.item())
     assert (drift > 1) == (allowed < 1)  # both sides of the budget
-    torch.testing.assert_close(part.strength().double(), weight, rtol=1e-4, atol=0)
+    torch.testing.assert_close(part.current_weight().double(), weight, rtol=1e-4, atol=0)
     torch.testing.assert_close(done.penalty.double(), weight * distance, rtol=1e-4, atol=0)
     (slope,) = torch.autograd.grad(done.penalty, target.blocks[0].attn.qkv.weight)
     fixed = penalty(GTA(weight=weight.item()), target, source, images)  # neither loss nor distance pass a gradient
@@ -312,7 +312,7 @@ def test_auto_sets_the_weight_from_loss_and_distances(allowed, source, target, i
 
 def test_a_head_that_looks_the_same_in_every_image_does_not_decide_alone(source, target, images):
     part = GTA(weight="auto")
-    Recipe(target, source, [part])(images, LABELS)
+    ComposedMethod(target, source, [part])(images, LABELS)
     each, units = torch.full((2, 2), 0.5), torch.tensor([[0.0, 5.0], [5.0, 10.0]])
     part.guided.distances = lambda target, source: units
     weight = part._balanced(torch.tensor(0.2), each)
@@ -332,18 +332,18 @@ def test_a_head_that_looks_the_same_in_every_image_does_not_decide_alone(source,
 )
 def test_auto_weighs_whatever_is_held_as_much_as_the_loss_at_its_budget(options, source, target, images):
     part = GTA(weight="auto", weight_budget=1.0, **options)
-    found = Recipe(target, source, [part])(images, LABELS)
+    found = ComposedMethod(target, source, [part])(images, LABELS)
     share = (found.penalty / found.loss).item()  # r · min(1, r)
     part = GTA(weight="auto", weight_budget=max(share, share**0.5), **options)
-    found = Recipe(target, source, [part])(images, LABELS)
+    found = ComposedMethod(target, source, [part])(images, LABELS)
     torch.testing.assert_close(found.penalty, found.loss, rtol=1e-3, atol=0)
 
 
 def test_auto_needs_two_images_and_survives_equal_ones(source, target, images):
-    done = Recipe(target, source, [GTA(weight="auto")])(images[:1].expand(B, -1, -1, -1), LABELS)
+    done = ComposedMethod(target, source, [GTA(weight="auto")])(images[:1].expand(B, -1, -1, -1), LABELS)
     assert done.penalty.isfinite()
     with pytest.raises(gta.GtaError, match="at least 2"):
-        Recipe(target, source, [GTA(weight="auto")])(images[:1], LABELS[:1])
+        ComposedMethod(target, source, [GTA(weight="auto")])(images[:1], LABELS[:1])
 
 
 def test_transmix_labels_follow_the_attention(target, images):
@@ -392,14 +392,14 @@ def test_the_gradient_is_the_slope_and_reaches_the_target_only(name, source, tar
     """Along a random direction through all weights, against central differences in float64."""
     held, model = copy.deepcopy(source).double(), target.double()
     held.info = source.info
-    recipe = Recipe(model, held, [part_class(name)()]).double()
-    recipe.study(lambda: [(images.double(), LABELS)])
+    composed = ComposedMethod(model, held, [METHODS[name]()]).double()
+    composed.prepare(lambda: [(images.double(), LABELS)])
 
     def value() -> torch.Tensor:
-        return recipe(images.double(), LABELS).penalty.double()
+        return composed(images.double(), LABELS).penalty.double()
 
     value().backward()
-    parameters = [p for p in recipe.parameters() if p.requires_grad]
+    parameters = [p for p in composed.parameters() if p.requires_grad]
     torch.manual_seed(3)
     direction = [p.grad / p.grad.norm() if p.grad is not None and p.grad.any() else p * 0 for p in parameters]
     direction = [d * torch.rand(()) for d in direction]
@@ -420,7 +420,7 @@ def test_every_penalty_is_zero_or_minimal_where_target_and_source_agree(source, 
     target = gta.new_target(source, 3)
     nn.init.zeros_(target.head.weight)
     for name in ("l2_sp", "delta", "feature_kd", "gta"):
-        assert penalty(part_class(name)(), target, source, images).item() == 0.0
+        assert penalty(METHODS[name](), target, source, images).item() == 0.0
     assert penalty(LwF(), target, source, images).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -432,7 +432,7 @@ def test_a_source_without_classifier_is_told(tmp_path, images):
     source = gta.load_source(tmp_path / "s.safetensors")
     for part in (LwF(), CoTuning()):
         with pytest.raises(gta.GtaError, match="feature_kd"):
-            Recipe(gta.new_target(source, 3), source, [part])
+            ComposedMethod(gta.new_target(source, 3), source, [part])
 
 
 @pytest.mark.parametrize(
@@ -463,5 +463,5 @@ def test_options_out_of_range_are_refused(part, words):
 )
 def test_guides_that_cannot_be_used_are_refused(options, words, source, target):
     with pytest.raises(gta.GtaError) as refusal:
-        Recipe(target, source, [GTA(**options)])
+        ComposedMethod(target, source, [GTA(**options)])
     assert words in str(refusal.value)

@@ -16,11 +16,11 @@ from gta.cli import main
 from gta.methods import METHODS
 from gta.studies import compare as compare_file
 from gta.studies.compare import Comparison, compare
-from gta.studies.grid import SHIPPED, Trial, read_grid, same_budget, trials_of
-from gta.studies.statistics import holm, mean_and_spread, paired
+from gta.studies.grid import Trial, read_grid, same_budget, shipped_grid, trials_of
+from gta.studies.statistics import Paired, holm, mean_and_spread, paired
 from gta.studies.tables import markdown, plus_minus
-from gta.training.module import Diverged
 from gta.training.options import TrainOptions
+from gta.training.recorder import Diverged
 
 # --- statistics -----------------------------------------------------------------------------------------------
 
@@ -41,9 +41,19 @@ def test_paired_by_hand_and_against_scipy():
     assert found.high - 2 == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     interval = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
-    assert paired([1.0], [3.0]) == paired([1.0], [3.0])
-    assert (paired([1.0], [3.0]).difference, paired([1.0], [3.0]).p) == (-2.0, None)
-    assert paired([1.0, 2.0], [0.0, 1.0]).p is None  # equal differences: no test
+    assert paired([1.0], [3.0]) == Paired(-2.0, None, None, None, 1)
+    assert paired([1.0, 2.0], [0.0, 1.0]) == Paired(1.0, 1.0, 1.0, None, 2)  # equal differences: no test
+    with pytest.raises(ValueError, match="no seed"):
+        paired([], [])
+
+
+def test_paired_of_five_by_hand():
+    """Differences 1 to 5: mean 3, standard error sqrt(2.5 / 5), t = 4.2426 with 4 degrees of freedom."""
+    found = paired([11, 22, 33, 44, 55], [10, 20, 30, 40, 50])
+    assert (found.difference, found.pairs) == (3, 5)
+    assert found.p == pytest.approx(0.013236, abs=1e-5)
+    half = 2.776445 * 0.5**0.5
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half), abs=1e-4)
 
 
 def test_holm_by_hand():
@@ -63,8 +73,8 @@ def test_cells():
 
 
 def test_the_shipped_grid_has_every_method_with_the_same_budget():
-    grid = read_grid(SHIPPED)
-    assert set(METHODS) <= set(grid["methods"])
+    grid = shipped_grid()
+    assert {*METHODS, "gta_auto", "gta_attention", "gta_msa", "gta_block", "gta+transmix"} == set(grid["methods"])
     plan = {name: trials_of(grid, name) for name in grid["methods"]}
     assert {len(trials) for trials in same_budget(plan, None).values()} == {12}
     for trials in plan.values():
@@ -84,7 +94,8 @@ def test_a_trial_becomes_the_options_of_a_run():
     ("entry", "words"),
     [
         ({"epochs": [1, 2]}, "the same for all methods"),
-        ({"magic": [1]}, "no option of gta train"),
+        ({"reuse": [True]}, "the same for all methods"),
+        ({"magic": [1]}, "not an option of gta train"),
         ({"bss.eta": [1]}, "no part bss"),
         ({"weight": [-1]}, "0 or above"),
         ({"weight": ["much"]}, "0 or above"),
@@ -98,10 +109,13 @@ def test_entries_that_cannot_be_used_are_refused(entry, words):
         trials_of({"lr": [1e-4], "methods": {"gta": entry}}, "gta")
 
 
-@pytest.mark.parametrize("text", ["lr: 1", "lr: [1]\nmethods: [gta]", "[", "lr: [1]\nmethods: {gta: 3}", ""])
-def test_files_that_are_no_grid_are_refused(text, tmp_path):
+@pytest.mark.parametrize(
+    "text",
+    ["lr: 1", "lr: [1]\nmethods: [gta]", "[", "lr: [1]\nmethods: {gta: 3}", "", "lr: [1]\nmethods: {}\nseeds: 3"],
+)
+def test_files_that_are_not_a_grid_are_refused(text, tmp_path):
     (tmp_path / "g.yaml").write_text(text)
-    with pytest.raises(GtaError, match=r"is no grid|cannot be read"):
+    with pytest.raises(GtaError, match=r"is not a grid|cannot be read"):
         read_grid(tmp_path / "g.yaml")
 
 

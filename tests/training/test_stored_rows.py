@@ -27,7 +27,7 @@ from gta.cli import main
 from gta.data.reading import read_photos
 from gta.data.transforms import TrainViews, normalised, view_seed
 from gta.errors import GtaError
-from gta.methods.compose import Recipe, make_parts
+from gta.methods.compose import ComposedMethod, make_methods
 from gta.methods.gta import GTA
 from gta.sources.loading import load_source, new_target, source_info
 from gta.training.options import TrainOptions
@@ -330,8 +330,8 @@ def test_the_key_names_all_that_rows_depend_on(world, tmp_path):
         views = TrainViews(photos.train, options.image_size, seed=0, views=8)
         if fingerprint:
             views.fingerprint = lambda: fingerprint
-        parts = make_parts(options)
-        method = Recipe(new_target(source, 3), source, parts)
+        parts = make_methods(options)
+        method = ComposedMethod(new_target(source, 3), source, parts)
         stored_rows(options, parts, photos, info, views, method, 0)
         return len(list((tmp_path / "rows").iterdir()))
 
@@ -354,13 +354,13 @@ def test_stored_rows_are_the_target_s_own_at_the_start(world, low):
     torch.manual_seed(1)
     images, labels = torch.randn(4, 3, 40, 40), torch.tensor([0, 1, 2, 0])
     part = GTA(weight=1.0)
-    recipe = Recipe(new_target(source, 3).train(), source, [part])
-    recipe.begin_step(0, 1)
+    composed = ComposedMethod(new_target(source, 3).train(), source, [part])
+    composed.begin_step(0, 1)
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
-        assert recipe(images, labels, torch.stack(part.stored_rows(images), 1)).penalty.item() == 0
+        assert composed(images, labels, torch.stack(part.stored_rows(images), 1)).penalty.item() == 0
         with torch.autocast("cpu", enabled=False):
             exact = torch.stack(part.stored_rows(images), 1)
-        assert (recipe(images, labels, exact).penalty.item() > 0) == low
+        assert (composed(images, labels, exact).penalty.item() > 0) == low
 
 
 @pytest.mark.parametrize(("precision", "autocast"), [("32", None), ("bf16", "torch.bfloat16")])

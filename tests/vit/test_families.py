@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 import gta
-from gta.benchmark.meters import LiveBytes
+from gta.benchmark.meters import MemoryTracker
 from gta.vit.attention_logits import Factors
 from gta.vit.structure import anatomy
 from gta.vit.whole_maps import squared_difference
@@ -155,9 +155,9 @@ def whole_maps(model, images):
 def test_whole_maps_are_never_in_memory():
     q, k = (torch.randn(2, 3, 600, 16, requires_grad=True) for _ in range(2))
     held = Factors(*(torch.randn(2, 3, 600, 16) for _ in range(2)), 0.25, None)
-    with LiveBytes() as live:
+    with MemoryTracker() as memory:
         squared_difference(Factors(q, k, 0.25, None), held).sum().backward()
-    assert live.peak < 2 * 3 * 600 * 600 * 4 / 2  # half of one map
+    assert memory.peak < 2 * 3 * 600 * 600 * 4 / 2  # half of one map
 
 
 def test_whole_maps_of_differently_scaled_logits():

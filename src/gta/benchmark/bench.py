@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gta.benchmark.meters import compared, flops, in_turn, line_through, peak_bytes, saved_bytes
+from gta.benchmark.meters import compared, flops, interleaved, line_through, peak_bytes, saved_bytes
 from gta.benchmark.options import Bench
 from gta.benchmark.pipeline import pipeline
 from gta.benchmark.rows import ROWS, WEIGHT, Row, penalty_of, plain_row, unfused_rows
@@ -94,7 +94,7 @@ def training_steps(setting: Setting, rounds: int) -> dict[str, Any]:
     # a learning rate of 0 takes as long as any, and leaves all rows the same models to the last round
     optimizers = {id(row.model): torch.optim.AdamW(row.model.parameters(), lr=0.0) for row in rows.values()}
     works = {name: partial(_step, row, optimizers[id(row.model)], setting) for name, row in rows.items()}
-    seconds = in_turn(works, rounds, setting.device)
+    seconds = interleaved(works, rounds, setting.device)
     for name, row in rows.items():
         own = [s / row.steps for s in seconds[name]]
         other = [s / rows[row.against].steps for s in seconds[row.against]]
@@ -199,7 +199,7 @@ def whole_maps(setting: Setting, size: int, batch: int, rounds: int) -> dict[str
     ours, naive = _maps_work(_without_maps), _maps_work(_with_maps)
     factors = [f for _ in range(2) for f in _queries_and_keys(batch, heads, tokens, width, setting.device)]
     works = {"naive": partial(naive, factors), "gta": partial(ours, factors)}
-    seconds = in_turn(works, rounds, setting.device)
+    seconds = interleaved(works, rounds, setting.device)
     peaks = {name: peak_bytes(work, setting.device) for name, work in works.items()}
     found: dict[str, Any] = {
         "size": size, "tokens": tokens, "batch": batch, "heads": heads, "head_width": width, "seconds": seconds,
@@ -347,7 +347,7 @@ def _growth(guides: dict[int, _Guide], setting: Setting, rounds: int) -> dict[st
     works: dict[str, Callable[[], None]] = {}
     for x, guide in guides.items():
         works |= {f"guide {x}": guide.whole, f"rows {x}": guide.rows}
-    seconds = in_turn(works, rounds, setting.device)
+    seconds = interleaved(works, rounds, setting.device)
     found: dict[str, Any] = {"x": list(guides)}
     for part in ("guide", "rows"):
         times = [seconds[f"{part} {x}"] for x in guides]

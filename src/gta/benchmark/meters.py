@@ -1,4 +1,4 @@
-"""Measure a piece of work: its time in turn with others, its memory, its FLOPs, and the line that its cost follows."""
+"""Measure a piece of work: its time, interleaved with others, its memory, its FLOPs, the line that its cost follows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import gc
 import math
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import mean, median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -19,22 +20,22 @@ Work = Callable[[], Any]
 LEAST_SECONDS = 0.05  # what is quicker is repeated, so that the clock and Python weigh little
 
 
-def in_turn(works: Mapping[str, Work], rounds: int, device: torch.device) -> dict[str, list[float]]:
+def interleaved(works: Mapping[str, Work], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of each work, one number per round.
 
     Every round runs each work once, in an order that moves on by one from round to round, so that whatever else the
-    machine does meets all alike. Two rounds before warm up; the second of them says how often a quick work is repeated.
+    machine does meets all alike. Each is run twice before, to warm up; the second run says how often it is repeated.
     """
     repeats = {}
     for name, work in works.items():
         clock(work, device)
         repeats[name] = max(1, math.ceil(LEAST_SECONDS / max(clock(work, device), 1e-6)))
-    names, seconds = list(works), {name: list[float]() for name in works}
+    order, seconds = deque(works), {name: list[float]() for name in works}
     gc.collect()
-    for turn in range(rounds):
-        start = turn % len(names)
-        for name in names[start:] + names[:start]:
+    for _ in range(rounds):
+        for name in order:
             seconds[name].append(clock(works[name], device, repeats[name]))
+        order.rotate(-1)
     return seconds
 
 
@@ -50,18 +51,16 @@ def clock(work: Work, device: torch.device, repeats: int = 1) -> float:
 
 
 def compared(seconds: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    """The ratio of two works measured in turn: median, lowest and highest of the rounds' ratios."""
+    """The ratio of two interleaved works: median, lowest and highest of the rounds' ratios."""
     ratios = [one / two for one, two in zip(seconds, other, strict=True)]
     return {"ratio": median(ratios), "low": min(ratios), "high": max(ratios)}
 
 
-# --- memory -----------------------------------------------------------------------------------------------
-
-
-class LiveBytes(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """While entered, follows the bytes of all storages that operations make, until they are freed.
 
-    Storages that were there before are not counted, nor scratch that a kernel takes and frees within itself.
+    Storages that were there before are not counted, nor scratch that a kernel takes and frees within itself. Own code:
+    PyTorch keeps a peak for GPUs only.
 
     Attributes:
         now, peak: bytes.
@@ -70,38 +69,30 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._known: dict[int, weakref.ref[Any]] = {}
+        self._seen: set[int] = set()  # ids of living storages
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for tensor in _tensors((args, kwargs)):
-            self._meet(tensor, new=False)
+        self._see((args, kwargs), new=False)
         out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
-            self._meet(tensor, new=True)
+        self._see(out, new=True)
         return out
 
-    def _meet(self, tensor: Tensor, new: bool) -> None:
-        storage = tensor.untyped_storage()
-        key = id(storage)
-        if key in self._known:
-            return
-        size = storage.nbytes() if new else 0
+    def _see(self, tensors: Any, new: bool) -> None:
+        for storage in (leaf.untyped_storage() for leaf in tree_leaves(tensors) if isinstance(leaf, Tensor)):
+            if id(storage) not in self._seen:
+                size = storage.nbytes() if new else 0
+                self._seen.add(id(storage))
+                weakref.finalize(storage, self._freed, id(storage), size)
+                self.now += size
+                self.peak = max(self.peak, self.now)
 
-        def freed(_: Any) -> None:
-            self.now -= size
-            del self._known[key]
-
-        self._known[key] = weakref.ref(storage, freed)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-
-def _tensors(tree: Any) -> Iterable[Tensor]:
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    def _freed(self, storage: int, size: int) -> None:
+        self._seen.remove(storage)
+        self.now -= size
 
 
 def peak_bytes(work: Work, device: torch.device) -> int:
-    """The most memory that is taken at once beyond what was taken before: the device's own count, or `LiveBytes`."""
+    """The most memory taken at once beyond what was taken before: the device's own count, or `MemoryTracker`'s."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -110,9 +101,9 @@ def peak_bytes(work: Work, device: torch.device) -> int:
         work()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with LiveBytes() as live:
+    with MemoryTracker() as memory:
         work()
-    return live.peak
+    return memory.peak
 
 
 def saved_bytes(forward: Work, parameters: Iterable[Tensor]) -> int:
@@ -124,14 +115,11 @@ def saved_bytes(forward: Work, parameters: Iterable[Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        kept = forward()  # held until they are counted, for an address that is free again may be given anew
+        output = forward()  # held until they are counted, for an address that is free again may be given anew
     for parameter in parameters:
         saved.pop(parameter.untyped_storage().data_ptr(), None)
-    del kept
+    del output
     return sum(saved.values())
-
-
-# --- FLOPs ------------------------------------------------------------------------------------------------
 
 
 def flops(work: Work) -> int:
@@ -144,19 +132,15 @@ def flops(work: Work) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    of_source = (
-        {torch.ops.mkldnn._linear_pointwise: _linear_flops} if hasattr(torch.ops.mkldnn, "_linear_pointwise") else {}
-    )
-    with FlopCounterMode(display=False, custom_mapping=of_source) as counter, sdpa_kernel(SDPBackend.MATH):
+    pointwise = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # a compiled source's linear layers on CPUs
+    mapping = {} if pointwise is None else {pointwise: _linear_flops}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, sdpa_kernel(SDPBackend.MATH):
         work()
     return int(counter.get_total_flops())
 
 
 def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **unused: Any) -> int:
     return 2 * math.prod(x) * weight[0]
-
-
-# --- growth -----------------------------------------------------------------------------------------------
 
 
 def line_through(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
@@ -166,10 +150,11 @@ def line_through(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
         intercept, slope; r2: share of y's variance on the line; residual: root mean square distance from it, as a share
         of y's mean.
     """
-    mx, my = mean(x), mean(y)
-    slope = sum((a - mx) * (b - my) for a, b in zip(x, y, strict=True)) / sum((a - mx) ** 2 for a in x)
-    intercept = my - slope * mx
-    off = sum((b - intercept - slope * a) ** 2 for a, b in zip(x, y, strict=True))
-    varied = sum((b - my) ** 2 for b in y)
-    r2 = 1 - off / varied if varied else 1.0
-    return {"intercept": intercept, "slope": slope, "r2": r2, "residual": math.sqrt(off / len(y)) / my}
+    from scipy.stats import linregress
+
+    line = linregress(x, y)
+    off = [b - line.intercept - line.slope * a for a, b in zip(x, y, strict=True)]
+    r2 = line.rvalue**2 if min(y) < max(y) else 1.0
+    residual = math.hypot(*off) / math.sqrt(len(off)) / fmean(y)
+    numbers = map(float, (line.intercept, line.slope, r2, residual))
+    return dict(zip(("intercept", "slope", "r2", "residual"), numbers, strict=True))

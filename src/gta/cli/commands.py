@@ -237,7 +237,9 @@ def methods(as_json: bool = False) -> None:
     from gta.methods import METHODS
 
     kinds = {name: METHODS[name] for name in METHODS}
-    own = {n: {} if k.top_level_options else {f"--{n}.{f.name}": f.default for f in fields(k)} for n, k in kinds.items()}
+    own = {
+        n: {} if k.top_level_options else {f"--{n}.{f.name}": f.default for f in fields(k)} for n, k in kinds.items()
+    }
     if as_json:
         rows = [
             {"method": n, "description": first_line(k), "paper": k.paper, "options": own[n]} for n, k in kinds.items()

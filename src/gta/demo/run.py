@@ -15,7 +15,7 @@ from typing import Any
 from gta.attention.plots import draw_maps
 from gta.data.reading import Photos, read_photos
 from gta.errors import GtaError
-from gta.files import write_json
+from gta.files import atomic_write, write_json
 from gta.report.demo import write_report
 from gta.sources.loading import load_source, source_info
 from gta.studies.statistics import paired
@@ -25,20 +25,18 @@ from gta.training.run_folder import load_weights
 from gta.worlds.folder import write_world
 from gta.worlds.options import WorldOptions
 
-SOURCE = "gta:butterflies"
 WORLD = WorldOptions(out="", classes=16, train=6, val=6, test=20, spurious=1.0)
 COMMON = TrainOptions(
-    data="", out="", source=SOURCE, image_size=96, batch_size=16, precision="32", devices=1, val_every=1000
+    data="", out="", source="gta:butterflies", image_size=96, batch_size=16, precision="32", devices=1, val_every=1000
 )
 CHOSEN: dict[str, dict[str, Any]] = {
     "plain": {"method": "plain", "lr": 1e-4, "epochs": 15},
     "gta": {"method": "gta", "weight": 10.0, "lr": 3e-4, "epochs": 30},
 }
-RESULTS = "demo.json"
 
 
 def run_demo(
-    out: str = "gta-demo", seeds: int = 1, *, overwrite: bool = False, say: Callable[[str], None] = print
+    out: str = "gta-demo", seeds: int = 1, *, overwrite: bool = False, log: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Train both methods on `seeds` worlds and write the page; what is there already is kept and gone on from.
 
@@ -46,7 +44,7 @@ def run_demo(
         out: folder to write: data/, runs/, examples.png, attention.png, demo.json, report.html.
         seeds: worlds, 1 or more.
         overwrite: start anew.
-        say: told what is being done.
+        log: called with a line before each run.
 
     Returns:
         The content of demo.json: `setting`, `source`, `plain` and `gta` (lists over seeds), `test` (None for one seed).
@@ -57,66 +55,69 @@ def run_demo(
     folder = Path(out)
     if seeds < 1:
         raise GtaError(f"--seeds {seeds} cannot be used: write a number at least 1.")
-    _open(folder, overwrite)
-    found: dict[str, Any] = {"setting": {"world": asdict(WORLD), "common": asdict(COMMON), "chosen": CHOSEN}}
-    found |= {"source": [], **{name: [] for name in CHOSEN}}
+    _open_folder(folder, overwrite)
+    runs: dict[str, list[dict[str, Any]]] = {"source": [], **{name: [] for name in CHOSEN}}
     for seed in range(seeds):
         data = folder / "data" / f"seed{seed}"
         if not data.exists():
             write_world(replace(WORLD, out=str(data), seed=seed))
         for name, choice in CHOSEN.items():
-            say(f"seed {seed}: {name}, {choice['epochs']} epochs on {WORLD.classes * WORLD.train} photographs …")
-            run = folder / "runs" / f"{name}-seed{seed}"
-            result = train(replace(COMMON, data=str(data), out=str(run), seed=seed, **choice), resume=True)
-            assert result is not None  # one device
-            found[name].append(result)
-        measured = found["plain"][-1]
-        found["source"].append({k: measured[f"source_{k}"] for k in ("object_mass", "jaccard")} | {"drift": 0.0})
-    found["test"] = None
-    if seeds > 1:
-        found["test"] = asdict(paired(*([r["test_top1"] for r in found[name]] for name in ("gta", "plain"))))
-    draw(folder)
-    write_json(folder / RESULTS, found)
+            log(f"seed {seed}: {name}, {choice['epochs']} epochs on {WORLD.classes * WORLD.train} photographs …")
+            run = str(folder / "runs" / f"{name}-seed{seed}")
+            results = train(replace(COMMON, data=str(data), out=run, seed=seed, **choice), resume=True)
+            assert results is not None  # one device
+            runs[name].append(results)
+        found = runs["plain"][-1]
+        measures = {key: found[f"source_{key}"] for key in ("object_mass", "jaccard")}
+        runs["source"].append({**measures, "drift": 0.0})
+    tested = ([results["test_top1"] for results in runs[name]] for name in ("gta", "plain"))
+    demo = {
+        "setting": {"world": asdict(WORLD), "common": asdict(COMMON), "chosen": CHOSEN},
+        **runs,
+        "test": asdict(paired(*tested)) if seeds > 1 else None,
+    }
+    draw_pictures(folder)
+    write_json(folder / "demo.json", demo)
     write_report(folder)
-    return found
+    return demo
 
 
-def _open(folder: Path, overwrite: bool) -> None:
-    ours = {"data", "runs"}
-    there = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
-    if folder.is_file() or (there and not there & ours):
-        raise GtaError(f"--out {folder} holds something that is no demo: give a new folder.")
+def _open_folder(folder: Path, overwrite: bool) -> None:
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or (there and not there & {"data", "runs"}):
+        raise GtaError(f"--out {folder} holds something that is not a demo: give a new folder.")
     if overwrite:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def draw(folder: Path) -> None:
-    """The two pictures of the page, of the first seed: examples of the data, and what the models look at."""
-    source = load_source(SOURCE, COMMON.image_size)
+def draw_pictures(folder: Path) -> None:
+    """The page's two pictures, both of the first seed: examples of the data, and what the models look at."""
+    source = load_source(COMMON.source, COMMON.image_size)
     photos = read_photos(folder / "data" / "seed0")
     models = {name: load_weights(folder / "runs" / f"{name}-seed0")[0] for name in CHOSEN}
     draw_maps(source, models, source_info(source), photos.test, photos.classes, folder / "attention.png")
-    draw_examples(photos, folder / "examples.png")
+    _draw_examples(photos, folder / "examples.png")
 
 
-def draw_examples(photos: Photos, path: Path, kinds: int = 4, each: int = 4) -> None:
-    """A few species, training photographs left and test photographs right."""
+def _draw_examples(photos: Photos, path: Path, species: int = 4, each: int = 4) -> None:
+    """A few species, one a line: training photographs left and test photographs right."""
     from matplotlib.figure import Figure
     from PIL import Image
 
-    figure = Figure(figsize=(1.15 * (2 * each + 0.3), 1.15 * kinds + 0.35), dpi=110, facecolor="white")
+    height = 1.15 * species + 0.35  # inches
+    figure = Figure(figsize=(1.15 * (2 * each + 0.3), height), dpi=110, facecolor="white")
     halves: Any = figure.subfigures(1, 2, wspace=0.03)
-    for part, samples, title in zip(halves, (photos.train, photos.test), ("training", "test"), strict=True):
-        axes = part.subplots(kinds, each, squeeze=False)
-        top = 1 - 0.3 / (1.15 * kinds + 0.35)
-        part.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=top, wspace=0.05, hspace=0.05)
-        part.text(0.015, 0.995, title, fontsize=10, fontweight="bold", va="top")
-        for line, kind in zip(axes, range(0, 4 * kinds, 4), strict=True):
-            own = [s for s in samples if s.label == kind % len(photos.classes)][:each]
-            for axis in line:
+    for half, samples, title in zip(halves, (photos.train, photos.test), ("training", "test"), strict=True):
+        axes = half.subplots(species, each, squeeze=False)
+        half.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.3 / height, wspace=0.05, hspace=0.05)
+        half.text(0.015, 0.995, title, fontsize=10, fontweight="bold", va="top")
+        for i, line in enumerate(axes):
+            own = [sample for sample in samples if sample.label == 4 * i % len(photos.classes)]
+            for j, axis in enumerate(line):
                 axis.axis("off")
-            for axis, sample in zip(line, own, strict=False):
-                with Image.open(sample.path) as image:
-                    axis.imshow(image)
-    figure.savefig(path, format="png")
+                if j < len(own):
+                    with Image.open(own[j].path) as image:
+                        axis.imshow(image)
+    with atomic_write(path) as new:
+        figure.savefig(new, format="png")

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from gta.errors import GtaError
-from gta.guidance import Guided
+from gta.guided import Guided
 
 
 class GuidedForward:

@@ -17,8 +17,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from gta.errors import GtaError
-from gta.guidance import Guided
-from gta.guidance import guide as make_guided
+from gta.guided import Guided
+from gta.guided import guide as make_guided
 from gta.integrations.forward import GuidedForward
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from gta.errors import GtaError
-from gta.guidance import Guided
-from gta.guidance import guide as make_guided
+from gta.guided import Guided
+from gta.guided import guide as make_guided
 from gta.integrations.forward import GuidedForward
 
 
@@ -72,10 +72,10 @@ class _LossForward(GuidedForward):
                 "model `labels`. With label_smoothing_factor, compute_loss_func or compute_loss of your own, call "
                 "gta.guide(model, source) there instead."
             )
-        penalty = penalty_at(loss)
         items = kwargs.get("num_items_in_batch")
-        if items is not None:  # the Trainer sums the loss over accumulated batches and divides by all their images
-            penalty = penalty * (len(images) / items)
+        # the Trainer sums the loss over accumulated batches and divides by all their images
+        share = 1 if items is None else len(images) / items
+        penalty = share * penalty_at(loss / share)
         if in_tuple:
             return (loss + penalty, *output[1:])
         output.loss = loss + penalty

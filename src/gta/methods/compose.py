@@ -184,7 +184,9 @@ class ComposedMethod(ModelAndSource):
         if mixer is not None:
             images, targets = mixer.mix(images, labels)
         acting = [m for m in self.methods if m is mixer or (not m.mixes() and (self._factor != 0 or not m.adds()))]
-        source = self._capture_source(images, acting, stored or {})  # first: its workspace is free again for the target's
+        source = self._capture_source(
+            images, acting, stored or {}
+        )  # first: its workspace is free again for the target's
         captures = {m.name: capture for m in acting if (capture := m.capture(self._target_vit)) is not None}
         logits = run_within(list(captures.values()), lambda: self._run_target(images))
         target = {name: capture.read(images) for name, capture in captures.items()}
@@ -193,9 +195,7 @@ class ComposedMethod(ModelAndSource):
         loss = F.cross_entropy(logits.float(), targets)
         step = Step(images, targets, logits, loss)
         added = [
-            penalty
-            for m in acting
-            if (penalty := m.penalty(target.get(m.name), source.get(m.name), step)) is not None
+            penalty for m in acting if (penalty := m.penalty(target.get(m.name), source.get(m.name), step)) is not None
         ]
         penalty = self._factor * torch.stack(added).sum() if added else torch.zeros((), device=loss.device)
         strongest = targets if targets.ndim == 1 else targets.argmax(-1)
@@ -209,9 +209,7 @@ class ComposedMethod(ModelAndSource):
     def _capture_source(self, images: Tensor, acting: Sequence[Method], stored: Mapping[str, Any]) -> dict[str, Any]:
         """By method, what it captures of the source, in one pass for all."""
         wanting = [
-            m
-            for m in acting
-            if m.captures_source and m.name not in stored and m.capture(self._source_vit) is not None
+            m for m in acting if m.captures_source and m.name not in stored and m.capture(self._source_vit) is not None
         ]
 
         def read(images: Tensor) -> list[Any]:

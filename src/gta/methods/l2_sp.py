@@ -49,7 +49,7 @@ class L2SP(Method):
         if not any(parameter.requires_grad for parameter, _ in self._pairs):
             raise GtaError("l2_sp has nothing to pull: no weight that the source has too is trained. Leave it out.")
 
-    def penalty(self, step: Step) -> Tensor:
+    def penalty(self, target: None, source: None, step: Step) -> Tensor:
         pulled = [(w - w0).square().sum() for w, w0 in self._pairs if w.requires_grad]
         zero = step.loss.new_zeros(())  # in the probing phase of lp_ft nothing but the classifier trains
         return self.alpha / 2 * sum(pulled, zero) + half_square(self._classifier, self.beta)

@@ -11,7 +11,7 @@ from typing import Any
 
 from gta.files import write_text
 
-METHODS = ("plain", "gta")
+COLUMNS = ("source", "plain", "gta")
 MEASURES = {  # name -> (label, unit, digits)
     "test_top1": ("test accuracy", " %", 1),
     "object_mass": ("object mass", "", 3),
@@ -25,24 +25,22 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` from `demo.json`, `examples.png` and `attention.png`; returns its path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    found = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+    demo = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
     environment = Environment(
         loader=PackageLoader("gta.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("demo.html.jinja").render(
-        table=table(found),
-        columns=["source", *METHODS],
-        test=found["test"],
-        difference=_difference(found),
-        pairs=_pairs(found),
-        seeds=len(found["plain"]),
-        mean={m: {k: _mean(found, m, k) for k in MEASURES} for m in ("source", *METHODS)},
-        chance=100 / found["setting"]["world"]["classes"],
-        world=found["setting"]["world"],
-        common=found["setting"]["common"],
-        chosen=found["setting"]["chosen"],
-        versions=found["plain"][0]["versions"],
+        demo["setting"],
+        table=table(demo),
+        columns=COLUMNS,
+        test=demo["test"],
+        difference=_difference(demo),
+        pairs=[(p["test_top1"], g["test_top1"]) for p, g in zip(demo["plain"], demo["gta"], strict=True)],
+        seeds=len(demo["plain"]),
+        mean={column: {name: _mean(demo[column], name) for name in MEASURES} for column in COLUMNS},
+        chance=100 / demo["setting"]["world"]["classes"],
+        versions=demo["plain"][0]["versions"],
         examples=_embedded(folder / "examples.png"),
         attention=_embedded(folder / "attention.png"),
     )
@@ -51,46 +49,39 @@ def write_report(folder: Path) -> Path:
     return path
 
 
-def table(found: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def table(demo: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """Lines of the demo's table: a measure's label, and its cells for source, plain and gta."""
     return [
-        (label, [_cell([line.get(name) for line in found[m]], unit, digits) for m in ("source", *METHODS)])
+        (label, [_cell([run.get(name) for run in demo[column]], unit, digits) for column in COLUMNS])
         for name, (label, unit, digits) in MEASURES.items()
     ]
 
 
-def verdict(found: dict[str, Any]) -> str:
+def verdict(demo: dict[str, Any]) -> str:
     """One sentence on the accuracy of both."""
-    points = _difference(found)
+    points, test = _difference(demo), demo["test"]
     words = f"guided fine-tuning is {abs(points):.1f} points {'ahead of' if points >= 0 else 'behind'} plain"
-    test = found["test"]
     if test is None:
         return f"On one world {words}; --seeds 5 tells how sure that is."
-    sure = f"95 % interval {test['low']:+.1f} to {test['high']:+.1f}"
-    if test["p"] is not None:  # it is where all differences are equal
-        sure += f", paired t-test p = {test['p']:.2g}"
-    return f"Over {test['pairs']} worlds {words} in mean ({sure})."
+    p = "" if test["p"] is None else f", paired t-test p = {test['p']:.2g}"  # None where all differences are equal
+    interval = f"95 % interval {test['low']:+.1f} to {test['high']:+.1f}"
+    return f"Over {test['pairs']} worlds {words} in mean ({interval}{p})."
 
 
-def _difference(found: dict[str, Any]) -> float:
-    return _mean(found, "gta", "test_top1") - _mean(found, "plain", "test_top1")
+def _difference(demo: dict[str, Any]) -> float:
+    return _mean(demo["gta"], "test_top1") - _mean(demo["plain"], "test_top1")
 
 
-def _mean(found: dict[str, Any], method: str, name: str) -> float:
-    return mean(line.get(name) or 0.0 for line in found[method])
-
-
-def _pairs(found: dict[str, Any]) -> list[tuple[float, float]]:
-    return [(p["test_top1"], g["test_top1"]) for p, g in zip(found["plain"], found["gta"], strict=True)]
+def _mean(runs: Sequence[dict[str, Any]], name: str) -> float:
+    return mean(run.get(name) or 0.0 for run in runs)
 
 
 def _cell(values: Sequence[float | None], unit: str, digits: int) -> str:
-    known = [v for v in values if v is not None]
+    known = [value for value in values if value is not None]
     if not known:
         return "–"
-    if len(known) == 1:
-        return f"{known[0]:.{digits}f}{unit}"
-    return f"{mean(known):.{digits}f}{unit} [{min(known):.{digits}f}, {max(known):.{digits}f}]"
+    spread = f" [{min(known):.{digits}f}, {max(known):.{digits}f}]" if len(known) > 1 else ""
+    return f"{mean(known):.{digits}f}{unit}{spread}"
 
 
 def _embedded(picture: Path) -> str:

@@ -65,14 +65,15 @@ class Comparison:
         for name in ("seeds", "grid_seeds"):
             if getattr(self, name) < 1:
                 raise GtaError(f"--{name.replace('_', '-')} {getattr(self, name)} cannot be used: write 1 or more.")
+        TrainOptions(**self.base(), out="")  # refuses what no run could use
 
     @property
     def names(self) -> list[str]:
-        """Of the methods."""
+        """The methods' names, in the order given."""
         return self.methods.split(",") if isinstance(self.methods, str) else list(self.methods)
 
     def base(self) -> dict[str, Any]:
         """The options of every run."""
-        own = ("out", "methods", "seeds", "grid", "grid_seeds", "budget")
-        same = {k: v for k, v in asdict(self).items() if k not in own}
+        own = {"out", "methods", "seeds", "grid", "grid_seeds", "budget"}
+        same = {key: value for key, value in asdict(self).items() if key not in own}
         return {**same, "val_every": self.epochs, "devices": 1}

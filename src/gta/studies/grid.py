@@ -1,4 +1,7 @@
-"""The grid of a comparison: what is tried of each method. The shipped one is `grid.yaml` beside this file."""
+"""The grid of a comparison: what is tried of each method.
+
+The shipped one is what the methods say of themselves (`Part.grid`), and the variants in `grid.yaml` beside this file.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,16 @@ from typing import Any
 import yaml
 
 from gta.errors import GtaError
+from gta.methods import METHODS
 from gta.methods.compose import make_methods
+from gta.studies.comparison import Comparison
 from gta.training.options import TrainOptions
+from gta.training.stored_rows import check_reuse
 
-SHIPPED = Path(__file__).with_name("grid.yaml")
-SAME_FOR_ALL = frozenset(
-    "data out source heads settings fraction image_size epochs batch_size precision seed val_every workers devices "
-    "skip_unreadable subset_list download".split()
-)
+VARIANTS = Path(__file__).with_name("grid.yaml")
+OPTIONS = {f.name for f in fields(TrainOptions)}
+SAME_FOR_ALL = OPTIONS & {f.name for f in fields(Comparison)}
+SAME_FOR_ALL |= {"settings", "seed", "val_every", "devices", "subset_list", "download"}
 
 
 @dataclass(frozen=True)
@@ -46,46 +51,46 @@ class Trial:
 
     def options(self, **base: Any) -> TrainOptions:
         """The options of its run."""
-        plain: dict[str, Any] = {}
         settings: dict[str, dict[str, Any]] = {}
         for key, value in {**self.fixed, **self.values}.items():
             part, dot, name = key.partition(".")
             if dot:
                 settings.setdefault(part, {})[name] = value
             else:
-                plain[key] = value
-        return TrainOptions(**base, **plain, method=self.method, settings=settings)
+                base[key] = value
+        return TrainOptions(**base, method=self.method, settings=settings)
 
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).replace("/", "_")
 
 
+def shipped_grid() -> dict[str, Any]:
+    """Every method's own grid and the variants, in the form of a grid file."""
+    variants = read_grid(VARIANTS)
+    own = {name: {key: list(values) for key, values in METHODS[name].grid.items()} for name in METHODS}
+    return {"lr": variants["lr"], "methods": own | variants["methods"]}
+
+
 def read_grid(path: Path) -> dict[str, Any]:
-    """A grid file as it is.
+    """A grid file: `lr`, a list of learning rates, and `methods`, an entry `{option: values}` by name.
 
     Raises:
-        GtaError: no such file, or one without `lr` and `methods`.
+        GtaError: no such file, or one of another form.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise GtaError(f"--grid {path} cannot be read: {error}") from error
-    if not (isinstance(content, dict) and set(content) == {"lr", "methods"} and _is_plan(**content)):
-        raise GtaError(f"--grid {path} is no grid: write lr: [...] and methods: {{NAME: {{OPTION: [...]}}}}.")
-    return content
+    match content:
+        case {"lr": list(), "methods": dict(entries), **more} if not more:
+            if all(isinstance(entry, dict) for entry in entries.values()):
+                return content
+    raise GtaError(f"--grid {path} is not a grid: write lr: [...] and methods: {{NAME: {{OPTION: [...]}}}}.")
 
 
-def _is_plan(lr: Any, methods: Any) -> bool:
-    return (
-        isinstance(lr, list)
-        and isinstance(methods, dict)
-        and all(isinstance(entry, dict) for entry in methods.values())
-    )
-
-
-def trials_of(grid: Mapping[str, Any], name: str) -> list[Trial]:
-    """All trials of a name in a grid, in its order; every one's options are checked.
+def trials_of(grid: Mapping[str, Any], name: str, **base: Any) -> list[Trial]:
+    """All trials of a name in a grid, in its order; every one's options are checked, together with those of `base`.
 
     Raises:
         GtaError: the grid has no such name, or an option in it that is not known, out of range, or part of what a
@@ -98,23 +103,21 @@ def trials_of(grid: Mapping[str, Any], name: str) -> list[Trial]:
         )
     entry = {"lr": grid["lr"], **grid["methods"][name]}
     method = entry.pop("method", name)
-    known = {f.name for f in fields(TrainOptions)} - SAME_FOR_ALL - {"method"}
     for key in entry:
-        if "." not in key and key not in known:
-            why = "is the same for all methods" if key in SAME_FOR_ALL else "is no option of gta train"
+        if key in SAME_FOR_ALL or ("." not in key and key not in OPTIONS):
+            why = "is the same for all methods" if key in SAME_FOR_ALL else "is not an option of gta train"
             raise GtaError(f"the grid's entry {name} has {key}, which {why}: leave it out.")
-    varied = {k: [_number(v) for v in values] for k, values in entry.items() if isinstance(values, list)}
-    fixed = {k: _number(v) for k, v in entry.items() if not isinstance(v, list)}
-    trials = [
-        Trial(name, method, dict(zip(varied, values, strict=True)), fixed) for values in product(*varied.values())
-    ]
+    varied = {key: list(map(_number, values)) for key, values in entry.items() if isinstance(values, list)}
+    fixed = {key: _number(value) for key, value in entry.items() if key not in varied}
+    combinations = (dict(zip(varied, values, strict=True)) for values in product(*varied.values()))
+    trials = [Trial(name, method, values, fixed) for values in combinations]
     for trial in trials:
         try:
-            make_methods(trial.options(data="", out=""))
-        except GtaError as error:
-            raise GtaError(f"the grid's entry {name}, {trial.label}: {error}") from error
-        except TypeError as error:
-            raise GtaError(f"the grid's entry {name}, {trial.label} has a value of the wrong kind: {error}") from error
+            options = trial.options(**{"data": "", "out": "", **base})
+            check_reuse(options, make_methods(options))
+        except (GtaError, TypeError) as error:
+            kind = "" if isinstance(error, GtaError) else " has a value of the wrong kind"
+            raise GtaError(f"the grid's entry {name}, {trial.label}{kind}: {error}") from error
     return trials
 
 
@@ -133,18 +136,15 @@ def same_budget(plan: Mapping[str, Sequence[Trial]], budget: int | None) -> dict
         GtaError: the names have different numbers of trials, or one has fewer than the budget.
     """
     counts = {name: len(trials) for name, trials in plan.items()}
+    fewest, listed = min(counts.values()), ", ".join(f"{name} {count}" for name, count in counts.items())
     if budget is None:
-        if len(set(counts.values())) > 1:
+        if fewest < max(counts.values()):
             raise GtaError(
-                f"the grid gives some methods more trials than others ({_listed(counts)}), which would favour them: "
-                f"give each the same number, or --budget {min(counts.values())} to draw as many of each."
+                f"the grid gives some methods more trials than others ({listed}), which would favour them: give each "
+                f"the same number, or --budget {fewest} to draw as many of each."
             )
         return {name: list(trials) for name, trials in plan.items()}
-    if not 1 <= budget <= min(counts.values()):
-        raise GtaError(f"--budget {budget} cannot be used: write 1 to {min(counts.values())} ({_listed(counts)}).")
-    chosen = {name: random.Random(0).sample(range(len(trials)), budget) for name, trials in plan.items()}
-    return {name: [trials[i] for i in sorted(chosen[name])] for name, trials in plan.items()}
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
+    if not 1 <= budget <= fewest:
+        raise GtaError(f"--budget {budget} cannot be used: write 1 to {fewest} ({listed}).")
+    drawn = {name: random.Random(0).sample(range(len(trials)), budget) for name, trials in plan.items()}
+    return {name: [plan[name][i] for i in sorted(places)] for name, places in drawn.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -32,22 +31,29 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
-    """Compare values of the same seeds, in the same order."""
-    from scipy import stats
+    """Compare values of the same seeds, in the same order.
 
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    mean, spread = mean_and_spread(differences)
+    Raises:
+        ValueError: there are none, or not as many of both.
+    """
+    from scipy.stats import ttest_rel
+
+    mean, spread = mean_and_spread([a - b for a, b in zip(first, second, strict=True)])
     if mean is None:
         raise ValueError("there is no seed that both have")
-    if spread is None:
-        return Paired(mean, None, None, None, len(differences))
-    reach = float(stats.t.ppf(0.975, len(differences) - 1)) * spread / math.sqrt(len(differences))
-    p = float(stats.ttest_rel(first, second).pvalue) if spread > 0 else None
-    return Paired(mean, mean - reach, mean + reach, p, len(differences))
+    if not spread:  # scipy would divide by 0: one pair has no interval, equal differences have one without width
+        edge = None if spread is None else mean
+        return Paired(mean, edge, edge, None, len(first))
+    test = ttest_rel(first, second)
+    low, high = test.confidence_interval(0.95)
+    return Paired(mean, float(low), float(high), float(test.pvalue), len(first))
 
 
 def holm(ps: Sequence[float | None]) -> list[float | None]:
-    """p-values corrected for being several (Holm 1979), in the order given; None stays None."""
+    """p-values corrected for being several (Holm 1979), in the order given; None stays None.
+
+    Own code: scipy corrects the false discovery rate only, and statsmodels would be a dependency for these lines.
+    """
     order = sorted((p, i) for i, p in enumerate(ps) if p is not None)
     corrected: list[float | None] = [None] * len(ps)
     least = 0.0

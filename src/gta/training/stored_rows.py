@@ -127,7 +127,9 @@ def stored_rows(
             if missing:
                 taken = readable_size(store.bytes_for(len(missing)))
                 print(f"the source's rows of {len(missing)} views: {taken} in {store.folder}", file=sys.stderr)
-                store.add(missing, _compute(guide, source, photos, info, views, missing, device, options.batch_size, workers))
+                store.add(
+                    missing, _compute(guide, source, photos, info, views, missing, device, options.batch_size, workers)
+                )
     return StoredRows(guide, source, store)
 
 

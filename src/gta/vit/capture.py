@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gta.vit.structure import is_compiled
 
-
 T = TypeVar("T")
 
 
