@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import gta
-from gta.vit.structure import anatomy
+from gta.vit.structure import vit_info
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def unfused(model: nn.Module) -> nn.Module:
 
 def reference_rows(family: Family, model: nn.Module, images: Tensor) -> list[Tensor]:
     """The rows of every layer of an `unfused` model, (B, H, …, N), with autograd."""
-    prefix = anatomy(family.build()).prefix_tokens
+    prefix = vit_info(family.build()).prefix_tokens
     if "torchvision" in family.name:
         maps = _of_multi_head_attention([layer.self_attention for layer in model.encoder.layers], model, images)
     elif family.rows == "pool" and "transformers" in family.name:
@@ -284,7 +284,7 @@ def is_fused(family: Family) -> bool:
         target(images, **family.options)
     with _Kernels() as seen:
         guided(images, **family.options)
-    depth = anatomy(target).depth
+    depth = vit_info(target).depth
     return plain.fused >= depth and seen.fused >= 2 * depth - 1  # the source leaves before its last layer's
 
 

@@ -40,10 +40,6 @@ QUANTITIES: Registry[Callable[[ViTInfo, Sequence[int], Rows], Capture]] = Regist
         "block": lambda info, layers, rows: LayerOutputs(info.blocks, layers),
     },
 )
-SOURCE_PASSES: dict[str, Callable[..., SourcePass]] = {  # how the source is run
-    "same": lambda *_: SourcePass(),
-    "auto": lambda *given: import_module("gta.acceleration.source_pass").AdaptivePass(*given),
-}
 
 
 class Guidance:
@@ -72,6 +68,7 @@ class Guidance:
         layers: str | int | Sequence[int] = "all",
         layer_weights: Sequence[float] | None = None,
         source_precision: str = "same",
+        source_compile: bool = False,
     ) -> None:
         self.target, self.source = vit_info(target), vit_info(source)
         check_matching(self.target, self.source, rows)
@@ -81,7 +78,7 @@ class Guidance:
         _check("weight_budget", weight_budget, _finite(weight_budget) and weight_budget > 0, "finite and > 0, as 0.1")
         _check("rows", rows, rows in ("cls", "patches", "all", "pool"), '"cls", "patches", "all" or "pool"')
         _check("reduction", reduction, reduction in ("mean", "sum"), '"mean" or "sum"')
-        _check("source_precision", source_precision, source_precision in SOURCE_PASSES, '"auto" or "same"')
+        _check("source_precision", source_precision, source_precision in ("auto", "same"), '"auto" or "same"')
         fine = layer_weights is None or (len(layer_weights) == len(self.layers) and all(map(_finite, layer_weights)))
         _check(
             "layer_weights",
@@ -97,7 +94,10 @@ class Guidance:
         self.weight_budget, self.reduction, self.layer_weights = weight_budget, reduction, layer_weights
         self.quantity, self._distance = quantity, distance_at(distance, temperature)
         QUANTITIES[quantity]  # refuses what is not known
-        self.source_pass = SOURCE_PASSES[source_precision](source, self.source)
+        self.source_pass, self.source_compile = SourcePass(), source_compile
+        if source_precision == "auto" or source_compile:  # the one door to what makes it quicker
+            faster = import_module("gta.acceleration.source_pass").AdaptivePass
+            self.source_pass = faster(source, self.source, source_precision == "auto", source_compile)
 
     def release_source(self) -> None:
         """Hold no module of the source any longer."""

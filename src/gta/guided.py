@@ -44,6 +44,7 @@ def guide(
     schedule_length: float | None = None,
     steps: int | None = None,
     source_precision: str = "same",
+    source_compile: bool = False,
 ) -> Guided:
     """Guide `model` by the attention of `source`.
 
@@ -70,6 +71,8 @@ def guide(
         source_precision: "auto" is quicker: under autocast the source's weights are cast once; in float32 training its
             feed-forward layers compute in bf16 where the device is faster at it, while that changes the penalty by less
             than 1 %. "same" computes as the target does.
+        source_compile: compile the source's pass up to its last row (torch.compile, once for each shape of the images,
+            which takes a quarter of a minute; on CPUs it needs a C++ compiler). The rows are the same up to rounding.
 
     Returns:
         A module that maps images to (logits, penalty); with weight "auto", images and labels.
@@ -79,7 +82,7 @@ def guide(
     """
     guidance = Guidance(
         model, source, weight, weight_budget, quantity, distance, temperature, reduction, rows, layers, layer_weights,
-        source_precision,
+        source_precision, source_compile,
     )  # fmt: skip
     return Guided(model, source, guidance, schedule, schedule_length, steps)
 
@@ -174,6 +177,11 @@ class Guided(ModelAndSource):
         """What the guidance captures of the source on these images, without autograd, one entry per guided layer."""
         source, guidance = self.ready_source(), self.guidance
         guidance.source.check(images)
+        if options and guidance.source_compile:
+            raise GtaError(
+                f"source_compile=True cannot be used with keywords of the forward ({', '.join(options)}): it compiles "
+                "one computation for all steps. Leave one of them out."
+            )
 
         def read(images: Tensor) -> list[Any]:
             found: list[Any] = run_and_capture(source, images, [guidance.capture(guidance.source)], **options)[0]

@@ -19,7 +19,7 @@ from gta.benchmark.options import Bench
 from gta.benchmark.rows import ROWS, Row, unfused, unfused_rows
 from gta.benchmark.setting import Setting, _peers
 from gta.cli import main
-from gta.vit.attention_logits import anatomy
+from gta.vit.structure import vit_info
 from tests.conftest import HAS_COMPILER, reference_rows, tiny_vit
 
 CPU = torch.device("cpu")
@@ -199,7 +199,7 @@ def test_transformers_models_have_the_targets_shape(more, kind, prefix):
     model = tiny_vit(**more)
     target, source = _peers(model, CPU)
     assert type(target).__name__ == type(source).__name__ == kind
-    ours, theirs = anatomy(model), anatomy(target)
+    ours, theirs = vit_info(model), vit_info(target)
     assert (theirs.depth, theirs.heads, theirs.prefix_tokens) == (ours.depth, ours.heads, prefix)
     assert target(torch.randn(2, 3, 40, 40)).logits.shape == (2, 10)
     assert target.training

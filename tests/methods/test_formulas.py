@@ -11,24 +11,27 @@ from safetensors.torch import save_file
 from torch import nn
 
 import gta
+from gta.auto_weight import auto_weight
 from gta.distances import DISTANCES
+from gta.guidance import QUANTITIES
 from gta.methods import METHODS
-from gta.methods import cutmix as cutmix_file
 from gta.methods.attention_distill import AttentionDistill
-from gta.methods.base import Part, Step
+from gta.methods.base import Method, Step
 from gta.methods.bss import BSS
 from gta.methods.co_tuning import CoTuning
 from gta.methods.compose import ComposedMethod
 from gta.methods.cutmix import CutMix
 from gta.methods.delta import Delta
 from gta.methods.feature_kd import FeatureKD
-from gta.methods.gta import GTA, GUIDES
+from gta.methods.gta import GTA
 from gta.methods.l2_sp import L2SP
 from gta.methods.lora import LoRA
 from gta.methods.lwf import LwF
 from gta.methods.mixup import Mixup
-from gta.methods.transmix import TransMix
+from gta.methods.transmix import TransMix, random_box
 from gta.methods.wise_ft import WiseFT
+from gta.vit.capture import run_and_capture
+from gta.vit.structure import vit_info
 from tests.conftest import reference_rows, spread, tiny_vit
 
 B, OLD = 4, 11  # images, classes of the source's own classifier
@@ -56,7 +59,7 @@ def images():
     return torch.randn(B, 3, 40, 40, generator=torch.Generator().manual_seed(1))
 
 
-def penalty(part: Part, target: nn.Module, source: nn.Module, images: torch.Tensor) -> torch.Tensor:
+def penalty(part: Method, target: nn.Module, source: nn.Module, images: torch.Tensor) -> torch.Tensor:
     composed = ComposedMethod(target, source, [part])
     composed.prepare(lambda: [(images, LABELS)])
     return composed(images, LABELS).penalty
@@ -93,7 +96,7 @@ def test_l2_sp_by_hand():
     model, start = Toy(4.0), Toy(1.0)
     part = L2SP(alpha=3.0, beta=5.0)
     part.attach(model, start)
-    value = part.penalty(STEP)
+    value = part.penalty(None, None, STEP)
     assert value.item() == pytest.approx(3 / 2 * 9 + 5 / 2 * (4 + 4))
     value.backward()
     assert model.blocks[0].factor.grad.item() == pytest.approx(3 * 3)
@@ -105,31 +108,19 @@ def test_delta_by_hand():
     part = Delta(alpha=2.0, beta=0.0)
     part.attach(model, start)
     tokens = torch.tensor([[[1.0], [3.0]]])  # 2 tokens of 1 channel: they differ by 3 and 9
-    part.before(tokens)
-    with part.watch():
-        model(tokens)
-    assert part.penalty(STEP).item() == pytest.approx(2 / 2 * (9 + 81) / 2)
+    read = [run_and_capture(m, tokens, [part.capture(vit_info(m))])[0] for m in (model, start)]
+    assert part.penalty(*read, STEP).item() == pytest.approx(2 / 2 * (9 + 81) / 2)
 
 
 def test_bss_by_hand():
-    model = Toy(1.0)
     features = torch.tensor([[3.0, 0.0], [0.0, 4.0]], requires_grad=True)  # singular values 4 and 3
-    model.head = nn.Linear(2, 2)
     for k, expected, slope in ((1, 9.0, [6.0, 0.0, 0.0, 0.0]), (2, 25.0, [6.0, 0.0, 0.0, 8.0])):
-        part = BSS(eta=1.0, k=k)
-        part.attach(model, model)
-        with part.watch():
-            model.head(features)
-        value = part.penalty(STEP)
+        value = BSS(eta=1.0, k=k).penalty(features, None, STEP)
         assert value.item() == pytest.approx(expected)
         (grad,) = torch.autograd.grad(value, features)
         assert grad.flatten().tolist() == pytest.approx(slope, abs=1e-5)
-    part = BSS(k=3)
-    part.attach(model, model)
-    with part.watch():
-        model.head(features)
     with pytest.raises(gta.GtaError, match=r"bss\.k 3"):
-        part.penalty(STEP)
+        BSS(k=3).penalty(features, None, STEP)
 
 
 def test_feature_kd_by_hand():
@@ -137,10 +128,8 @@ def test_feature_kd_by_hand():
     part = FeatureKD(weight=2.0)
     part.attach(model, start)
     tokens = torch.tensor([[[1.0], [3.0]], [[2.0], [0.0]]])  # features: the first token, times the factor
-    part.before(tokens)
-    with part.watch():
-        model(tokens)
-    assert part.penalty(STEP).item() == pytest.approx(2 * (9 + 36) / 2)
+    read = [run_and_capture(m, tokens, [part.capture(vit_info(m))])[0] for m in (model, start)]
+    assert part.penalty(*read, STEP).item() == pytest.approx(2 * (9 + 36) / 2)
 
 
 def test_wise_ft_by_hand():
@@ -163,12 +152,14 @@ def test_co_tuning_learns_the_mean_answer_of_each_class(source, target, images):
 
 @pytest.mark.parametrize("kind", [Mixup, CutMix])
 def test_mixing_by_hand(kind, monkeypatch):
-    for file in ("gta.methods.mixup", "gta.methods.cutmix"):
-        monkeypatch.setattr(f"{file}.partners", lambda images: torch.tensor([1, 0]))
-        monkeypatch.setattr(f"{file}.beta", lambda alpha: 0.75)
-    monkeypatch.setattr(torch, "randint", lambda high, size: torch.tensor(4))  # the centre of 8
+    """torchvision's are the papers': each image with its neighbour in the batch."""
+    method, model = kind(), Toy(1.0)
+    model.num_classes = 2
+    method.attach(model, model)
+    monkeypatch.setattr(torch.distributions.Beta, "sample", lambda *_: torch.tensor(0.75))
+    monkeypatch.setattr(torch, "randint", lambda high, size: torch.full(size, 4))  # the centre of 8
     images = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
-    mixed, targets = kind().mix(images, torch.eye(2))
+    mixed, targets = method.mix(images, torch.tensor([0, 1]))
     assert targets.tolist() == [[0.75, 0.25], [0.25, 0.75]]
     if kind is Mixup:
         assert mixed[0].unique().tolist() == [0.25]
@@ -179,9 +170,9 @@ def test_mixing_by_hand(kind, monkeypatch):
 
 
 def test_a_box_at_the_edge_counts_what_lies_inside(monkeypatch):
-    monkeypatch.setattr(cutmix_file, "beta", lambda alpha: 0.75)
+    monkeypatch.setattr(torch.distributions.Beta, "sample", lambda *_: torch.tensor(0.75))
     monkeypatch.setattr(torch, "randint", lambda high, size: torch.tensor(0))
-    mask = cutmix_file.random_box(torch.zeros(1, 3, 8, 12), 1.0)
+    mask = random_box(torch.zeros(1, 3, 8, 12), 1.0)
     assert mask.shape == (8, 12)
     assert (mask.sum().item(), mask[:2, :3].sum().item()) == (6, 6)
 
@@ -220,7 +211,7 @@ def test_delta_is_that_of_transfer_learning_library(source, target, images):
 def test_delta_holds_evenly_spaced_blocks(source, target):
     part = Delta(blocks=2)
     part.attach(target, source)
-    assert part._layers == [1, 2]
+    assert list(part.capture(vit_info(target))._modules) == [1, 2]
 
 
 def test_bss_is_that_of_transfer_learning_library(source, target, images):
@@ -247,7 +238,8 @@ def test_co_tuning_is_cross_entropy_with_the_relationship(source, target, images
     expected = 2 * F.cross_entropy(answers, part.relationship[LABELS])
     torch.testing.assert_close(composed(images, LABELS).penalty, expected)
     soft = torch.tensor([[0.25, 0.75, 0.0]]).expand(B, 3)
-    mixed = part.penalty(Step(images, soft, answers, torch.zeros(())))
+    features = target.forward_head(target.forward_features(images), pre_logits=True)
+    mixed = part.penalty(features, None, Step(images, soft, answers, torch.zeros(())))
     expected = 2 * F.cross_entropy(answers, 0.25 * part.relationship[0] + 0.75 * part.relationship[1].expand(B, -1))
     torch.testing.assert_close(mixed, expected)
 
@@ -310,12 +302,9 @@ def test_auto_sets_the_weight_from_loss_and_distances(allowed, source, target, i
     torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_head_that_looks_the_same_in_every_image_does_not_decide_alone(source, target, images):
-    part = GTA(weight="auto")
-    ComposedMethod(target, source, [part])(images, LABELS)
+def test_a_head_that_looks_the_same_in_every_image_does_not_decide_alone():
     each, units = torch.full((2, 2), 0.5), torch.tensor([[0.0, 5.0], [5.0, 10.0]])
-    part.guided.distances = lambda target, source: units
-    weight = part._balanced(torch.tensor(0.2), each)
+    weight = auto_weight(torch.tensor(0.2), each, units, 0.1)
     drift = (0.5 / 5e-3 + 0.1 + 0.1 + 0.05) / 4 / 0.1  # a thousandth of the mean unit instead of 0
     torch.testing.assert_close(weight, torch.tensor(0.2 * drift / 0.5))
 
@@ -324,7 +313,7 @@ def test_a_head_that_looks_the_same_in_every_image_does_not_decide_alone(source,
     "options",
     [
         *({"distance": name} for name in DISTANCES),
-        *({"guide": name} for name in GUIDES),
+        *({"guide": name} for name in QUANTITIES),
         {"rows": "all"},
         {"layers": [2]},
     ],
@@ -349,11 +338,11 @@ def test_auto_needs_two_images_and_survives_equal_ones(source, target, images):
 def test_transmix_labels_follow_the_attention(target, images):
     part = TransMix()
     torch.manual_seed(5)
+    labels = torch.arange(B)
+    target.num_classes = B
     part.attach(target, target)
-    mixed, _ = part.mix(images, torch.eye(B))
-    with part.watch():
-        target(mixed)
-    found = part.relabel(torch.eye(B))
+    mixed, targets = part.mix(images, labels)
+    found = part.relabel(targets, *run_and_capture(target, mixed, [part.capture(vit_info(target))]))
     attention = full_maps(target, mixed)[-1][:, :, 0, 1:].mean(1)  # the authors' code, written out
     mask = F.interpolate(part._mask[None, None], size=5).int().view(1, -1).repeat(B, 1)
     w1, w2 = ((1 - mask) * attention).sum(1), (mask * attention).sum(1)

@@ -12,8 +12,8 @@ from torch import nn
 
 import gta
 from gta.benchmark.meters import MemoryTracker
-from gta.vit.attention_logits import Factors
-from gta.vit.structure import anatomy
+from gta.vit.attention_logits import QueryKeyPair
+from gta.vit.structure import vit_info
 from gta.vit.whole_maps import squared_difference
 from tests.conftest import spread
 from tests.test_examples import ROOT, load
@@ -154,9 +154,9 @@ def whole_maps(model, images):
 
 def test_whole_maps_are_never_in_memory():
     q, k = (torch.randn(2, 3, 600, 16, requires_grad=True) for _ in range(2))
-    held = Factors(*(torch.randn(2, 3, 600, 16) for _ in range(2)), 0.25, None)
+    held = QueryKeyPair(*(torch.randn(2, 3, 600, 16) for _ in range(2)), 0.25, None)
     with MemoryTracker() as memory:
-        squared_difference(Factors(q, k, 0.25, None), held).sum().backward()
+        squared_difference(QueryKeyPair(q, k, 0.25, None), held).sum().backward()
     assert memory.peak < 2 * 3 * 600 * 600 * 4 / 2  # half of one map
 
 
@@ -164,14 +164,14 @@ def test_whole_maps_of_differently_scaled_logits():
     generator = torch.Generator().manual_seed(0)
     q, k, qs, ks = (torch.randn(2, 3, 7, 5, generator=generator, dtype=torch.float64) for _ in range(4))
     q.requires_grad_(), k.requires_grad_()
-    ours = squared_difference(Factors(q, k, 0.3, None), Factors(qs, ks, 0.5, None))
+    ours = squared_difference(QueryKeyPair(q, k, 0.3, None), QueryKeyPair(qs, ks, 0.5, None))
     wanted = (0.3 * q @ k.mT - 0.5 * qs @ ks.mT).square().mean((-2, -1))
     torch.testing.assert_close(ours.double(), wanted, rtol=1e-5, atol=1e-6)
     for a, b in zip(torch.autograd.grad(ours.sum(), (q, k)), torch.autograd.grad(wanted.sum(), (q, k)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_anatomy_of_a_wrapped_model_is_that_of_the_model():
+def test_a_wrapped_model_has_the_structure_of_the_model():
     model = timm.create_model("vit_tiny_patch16_224", depth=2)
     wrapped = nn.Sequential(model, nn.Linear(1000, 2))
-    assert (anatomy(wrapped).depth, anatomy(wrapped).stack) == (2, "0.blocks")
+    assert (vit_info(wrapped).depth, vit_info(wrapped).stack) == (2, "0.blocks")

@@ -1,8 +1,8 @@
 """The source's pass up to its rows as one compiled graph.
 
-The pass is traced once, with everything that taps and lower precision do to it: the graph ends at the last row and
+The pass is traced once, with everything that captures and lower precision do to it: the graph ends at the last row and
 holds nothing that no row needs. torch.compile then fuses it, with the weights as constants and, on a GPU, as a CUDA
-graph.
+graph. A plain torch.compile of the same pass is 0.03 of a bf16 training step slower (docs/cost.md): it casts the weights anew.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from gta.errors import GtaError
-from gta.vit.attention_logits import Factors, Finished, Reading
+from gta.vit.attention_logits import QueryKeyPair
 
-Form = tuple[float, bool] | None  # of `Factors`: scale, and whether there is a bias; None for `Finished`
+Form = tuple[float, bool] | None  # of a `QueryKeyPair`: scale, and whether there is a bias; None for a tensor
 
 
 class CompiledSource:
@@ -33,8 +33,8 @@ class CompiledSource:
     def __getstate__(self) -> dict[str, Any]:  # a copy has a source of its own to compile
         return {**self.__dict__, "_passes": {}}
 
-    def rows(self, run: Callable[[Tensor], list[Reading]], images: Tensor, way: str) -> list[Reading]:
-        """What `run` reads of the source.
+    def rows(self, run: Callable[[Tensor], list[Any]], images: Tensor, way: str) -> list[Any]:
+        """What `run` captures of the source.
 
         Args:
             run: the source's pass, without autograd; the same computation whenever shape, autocast and `way` are.
@@ -69,7 +69,7 @@ class CompiledSource:
                     "see that torch.compile works here."
                 ) from error
         # a CUDA graph writes its next results over these
-        return _read(iter([t.clone() for t in given] if device == "cuda" else given), forms)
+        return _captures(iter([t.clone() for t in given] if device == "cuda" else given), forms)
 
     def bytes(self) -> int:
         """Of the weights that the graphs hold, counted as a bf16 copy of each linear layer's; in float32 it is more."""
@@ -88,16 +88,16 @@ def _frozen() -> AbstractContextManager[Any]:
     return config.patch(freezing=True)  # type: ignore[no-any-return]
 
 
-def traced(run: Callable[[Tensor], list[Reading]], images: Tensor) -> tuple[GraphModule, list[Form]]:
-    """The graph of what `run` reads, images -> tensors, and how readings are made of these."""
+def traced(run: Callable[[Tensor], list[Any]], images: Tensor) -> tuple[GraphModule, list[Form]]:
+    """The graph of what `run` captures, images -> tensors, and how the captures are made of these."""
     from torch.fx.experimental.proxy_tensor import make_fx  # half a second that nobody else needs
 
     forms: list[Form] = []
 
     def flat(images: Tensor) -> list[Tensor]:
-        readings = run(images)
-        forms[:] = [None if isinstance(r, Finished) else (r.scale, r.bias is not None) for r in readings]
-        parts = ((r.product,) if isinstance(r, Finished) else (r.q, r.k, r.bias) for r in readings)
+        found = run(images)
+        forms[:] = [None if isinstance(row, Tensor) else (row.scale, row.bias is not None) for row in found]
+        parts = ((row,) if isinstance(row, Tensor) else (row.q, row.k, row.bias) for row in found)
         return [tensor for tensor in chain.from_iterable(parts) if tensor is not None]
 
     with torch.no_grad():
@@ -107,10 +107,10 @@ def traced(run: Callable[[Tensor], list[Reading]], images: Tensor) -> tuple[Grap
     return graph, forms
 
 
-def _read(tensors: Iterator[Tensor], forms: list[Form]) -> list[Reading]:
+def _captures(tensors: Iterator[Tensor], forms: list[Form]) -> list[Any]:
     return [
-        Finished(next(tensors))
+        next(tensors)
         if form is None
-        else Factors(next(tensors), next(tensors), form[0], next(tensors) if form[1] else None)
+        else QueryKeyPair(next(tensors), next(tensors), form[0], next(tensors) if form[1] else None)
         for form in forms
     ]

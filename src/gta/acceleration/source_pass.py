@@ -1,10 +1,10 @@
 """The source in a lower precision than the target, where that leaves the penalty alone.
 
-Under autocast the source computes in what autocast computes in, as the target does; its weights are then cast once and
-not in every step, and no bit is another. In float32 its feed-forward layers, two thirds of its work, compute in bf16, and
-everything else, q and k above all, in float32. How far that moves the penalty is measured in the training itself: in
-steps 4, 8, 16, 32 and then every 32 the source runs both ways, and until the next such step it runs in bf16 only if the
-penalty differed by less than 1 %. `benchmarks/source_precision.py` measures it (docs/cost.md).
+Under autocast the source computes in what autocast computes in, as the target does; its weights are then cast once
+and not in every step, and no bit is another. In float32 its feed-forward layers, two thirds of its work, compute in
+bf16, and everything else, q and k above all, in float32. How far that moves the penalty is measured in the training
+itself: in steps 4, 8, 16, 32 and then every 32 the source runs both ways, and until the next such step it runs in bf16
+only if the penalty differed by less than 1 %. `benchmarks/source_precision.py` measures it (docs/cost.md).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gta import devices
+from gta.acceleration.compiled import CompiledSource
+from gta.errors import GtaError
 from gta.vit.capture import SourcePass
 from gta.vit.structure import ViTInfo, is_compiled
 
@@ -37,16 +39,28 @@ class AdaptivePass(SourcePass):
         step: of the training; counted here, or set before each step.
     """
 
-    def __init__(self, source: nn.Module, info: ViTInfo) -> None:
+    def __init__(self, source: nn.Module, info: ViTInfo, adaptive: bool = True, compiled: bool = False) -> None:
+        """
+        Args:
+            source, info: the source, and what is known of it.
+            adaptive: let feed-forward layers compute in bf16 in float32 training.
+            compiled: compile the pass up to its last row, once for each shape of the images.
+
+        Raises:
+            GtaError: a compiled source that is to be compiled.
+        """
         super().__init__()
+        if compiled and is_compiled(source):
+            raise GtaError("the source is compiled already: leave source_compile out, which compiles less of it.")
         inside = {id(m) for attention in info.attentions for m in attention.modules()}
         linears = [(name, m) for name, m in source.named_modules() if isinstance(m, nn.Linear)]
         outside = [m for name, m in linears if id(m) not in inside and f".{info.stack}." in f".{name}"]
         usable = not is_compiled(source)  # a compiled pass has its weights built in
         self.all = CastWeights(m for _, m in linears) if usable else None
-        self.feed_forward = CastWeights(outside) if usable and outside else None
+        self.feed_forward = CastWeights(outside) if usable and outside and adaptive else None
         self.lowered = False
         self._trial: list[Any] | None = None
+        self._compiled = CompiledSource(source) if compiled else None
 
     def run(self, read: Read, images: Tensor) -> list[Any]:
         """What `read` captures, in the precision of this step."""
@@ -55,13 +69,24 @@ class AdaptivePass(SourcePass):
         step, self.step, self._trial = self.step, self.step + 1, None
         device = images.device
         if torch.is_autocast_enabled(device.type):
-            return with_weights(read, images, self.all, torch.get_autocast_dtype(device.type))
+            return self._pass(read, images, self.all, torch.get_autocast_dtype(device.type))
         if self.feed_forward is None or not devices.has_fast_bf16(device):
-            return read(images)
+            return self._pass(read, images, None)
         if step in FIRST_CHECKS or (step and step % CHECK_EVERY == 0):
-            self._trial = with_weights(read, images, self.feed_forward, torch.bfloat16)
-            return read(images)
-        return with_weights(read, images, self.feed_forward if self.lowered else None, torch.bfloat16)
+            self._trial = self._pass(read, images, self.feed_forward)
+            return self._pass(read, images, None)
+        return self._pass(read, images, self.feed_forward if self.lowered else None)
+
+    def _pass(
+        self, read: Read, images: Tensor, weights: CastWeights | None, dtype: torch.dtype = torch.bfloat16
+    ) -> list[Any]:
+        if self._compiled is None:
+            return with_weights(read, images, weights, dtype)
+        if weights is None or weights is self.all:  # as it is, or as autocast casts it
+            return self._compiled.rows(read, images, "as it is")
+        return self._compiled.rows(
+            lambda images: with_weights(read, images, weights, dtype), images, "feed-forward cast"
+        )
 
     def check(self, distance: Callable[[list[Any]], Tensor], exact: Tensor) -> None:
         """In a step of a check: whether the distance from the rows in bf16 is within 1 % of the exact one."""
@@ -72,7 +97,7 @@ class AdaptivePass(SourcePass):
 
     def copied_bytes(self) -> int:
         """Of the weights' copies in lower precision."""
-        return sum(copies.bytes() for copies in (self.all, self.feed_forward) if copies is not None)
+        return sum(copies.bytes() for copies in (self.all, self.feed_forward, self._compiled) if copies is not None)
 
     def get_extra_state(self) -> bool:
         return self.lowered

@@ -154,7 +154,7 @@ def _floor(setting: Setting, plain: float, measured: float) -> dict[str, float]:
     patches; of the rows of both, and backward of the target's. At equal speed per FLOP no such step is faster; a source
     in lower precision, rows that are reused or a guide every other step can be.
     """
-    few, body = setting.part(1), anatomy(setting.source)
+    few, body = setting.part(1), vit_info(setting.source)
     reading: list[Any] = []
 
     def read() -> None:
@@ -182,7 +182,7 @@ def rows_flops(source: nn.Module, patches: int, layers: int) -> int:
 
     They are products of elements and sums, which torch's counter leaves out.
     """
-    return 4 * 2 * anatomy(source).heads * head_width(source) * patches * layers
+    return 4 * 2 * vit_info(source).heads * head_width(source) * patches * layers
 
 
 # --- whole maps -------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def whole_maps(setting: Setting, size: int, batch: int, rounds: int) -> dict[str
     image) and "close" (a hundredth away).
     """
     tokens = patches_at(setting, size)
-    heads, width = anatomy(setting.source).heads, head_width(setting.source)
+    heads, width = vit_info(setting.source).heads, head_width(setting.source)
     ours, naive = _maps_work(_without_maps), _maps_work(_with_maps)
     factors = [f for _ in range(2) for f in _queries_and_keys(batch, heads, tokens, width, setting.device)]
     works = {"naive": partial(naive, factors), "gta": partial(ours, factors)}
@@ -304,7 +304,7 @@ class _Guide:
 
 
 def _drawn(setting: Setting, layers: int, patches: int) -> list[list[tuple[Tensor, Tensor]]]:
-    heads, width = anatomy(setting.source).heads, head_width(setting.source)
+    heads, width = vit_info(setting.source).heads, head_width(setting.source)
     made: list[list[tuple[Tensor, Tensor]]] = [[], []]
     for of in made:
         for _ in range(layers):
@@ -317,7 +317,7 @@ def _drawn(setting: Setting, layers: int, patches: int) -> list[list[tuple[Tenso
 
 def growth_with_layers(setting: Setting, rounds: int) -> dict[str, Any]:
     """Cost of the guide of the first 1 … depth layers."""
-    depth = anatomy(setting.source).depth
+    depth = vit_info(setting.source).depth
     counts = sorted({max(1, round(share * depth)) for share in LAYERS})
     drawn = _drawn(setting, depth, patches_of(setting.source))
     guides = {count: _Guide(setting.target, setting.source, range(count), setting, drawn) for count in counts}

@@ -27,7 +27,7 @@ from gta.methods.base import Part
 from gta.methods.compose import Recipe
 from gta.methods.gta import GTA
 from gta.methods.plain import Plain
-from gta.vit.attention_logits import anatomy
+from gta.vit.structure import vit_info
 
 WEIGHT = 10.0
 
@@ -219,7 +219,7 @@ def _attend(model: nn.Module, how: str) -> None:
 
 def unfused_rows(model: nn.Module, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
     """Logits of the model, and its [cls] rows (B, H, N) of all tokens but the prefix."""
-    with unfused(model), (seen := _SoftmaxInputs(anatomy(model).prefix_tokens)):
+    with unfused(model), (seen := _SoftmaxInputs(vit_info(model).prefix_tokens)):
         logits = model(images)
     return logits, [seen.rows[layer] for layer in layers]
 

@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import normalize
 from gta.benchmark.options import Bench
 from gta.sources.loading import new_target, source_info
 from gta.training.fit import load_for_training, resolve_precision
-from gta.vit.attention_logits import anatomy, resolve_layers
+from gta.vit.structure import vit_info, resolve_layers
 
 CLASSES = 10
 
@@ -49,7 +49,7 @@ class Setting:
     def of(cls, options: Bench) -> Setting:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         source = load_for_training(options.source, options.image_size, options.heads).to(device)
-        body = anatomy(source)
+        body = vit_info(source)
         generator = torch.Generator().manual_seed(0)
         target = _moved(new_target(source, CLASSES), generator).to(device)
         pictures = [picture(options.image_size, options.image_size, generator) for _ in range(options.batch_size)]
@@ -104,14 +104,14 @@ def _peers(target: nn.Module, device: torch.device) -> tuple[nn.Module, nn.Modul
     shape = {
         "hidden_size": vit.embed_dim,
         "num_hidden_layers": len(vit.blocks),
-        "num_attention_heads": anatomy(target).heads,
+        "num_attention_heads": vit_info(target).heads,
         "image_size": vit.patch_embed.img_size[0],
         "patch_size": vit.patch_embed.patch_size[0],
-        "num_channels": anatomy(target).channels,
+        "num_channels": vit_info(target).channels,
         "num_labels": CLASSES,
     }
     hidden = block.mlp.fc1.out_features if hasattr(block.mlp, "fc1") else 4 * vit.embed_dim
-    ratio, registers = round(hidden / vit.embed_dim), anatomy(target).prefix_tokens - 1
+    ratio, registers = round(hidden / vit.embed_dim), vit_info(target).prefix_tokens - 1
     kind: Any
     if isinstance(getattr(block, "ls1", None), (nn.Identity, type(None))):
         kind = transformers.ViTForImageClassification
@@ -135,7 +135,7 @@ def patches_of(model: nn.Module) -> int:
 
 
 def head_width(model: nn.Module) -> int:
-    attention: Any = anatomy(model).attentions[0]
+    attention: Any = vit_info(model).attentions[0]
     return int(getattr(attention, "head_dim", None) or model.embed_dim // attention.num_heads)  # type: ignore[operator]
 
 
@@ -143,7 +143,7 @@ def head_width(model: nn.Module) -> int:
 
 
 def described(setting: Setting, options: Bench) -> dict[str, Any]:
-    info, body = source_info(setting.source), anatomy(setting.source)
+    info, body = source_info(setting.source), vit_info(setting.source)
     path = Path(options.source)
     return {
         "source": path.name if path.exists() else options.source,

@@ -82,7 +82,7 @@ def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Name
     commands = parser.add_subcommands(required=True, metavar="COMMAND")
 
     training = DashedParser(description=first_line(TrainOptions))
-    switches = ("download", "skip_unreadable", "reuse")
+    switches = ("download", "skip_unreadable", "source_compile", "reuse")
     training.add_class_arguments(TrainOptions, as_group=False, skip={*switches, "method"})
     helps = dict(_documented(TrainOptions))
     training.add_argument("--method", type=_method, default="gta", help=helps["method"])

@@ -28,6 +28,7 @@ class GTA(Method):
     guide: str = "logits"
     rows: Rows = "cls"
     source_precision: str = "auto"
+    source_compile: bool = False
 
     paper: ClassVar[str] = "arXiv 2401.02656"
     top_level_options: ClassVar[bool] = True
@@ -36,7 +37,7 @@ class GTA(Method):
     def attach(self, target: nn.Module, source: nn.Module) -> SourcePass:
         self.guidance = Guidance(
             target, source, self.weight, self.weight_budget, self.guide, self.distance, self.temperature, "mean",
-            self.rows, self.layers, self.layer_weights, self.source_precision,
+            self.rows, self.layers, self.layer_weights, self.source_precision, self.source_compile,
         )  # fmt: skip
         return self.guidance.source_pass
 

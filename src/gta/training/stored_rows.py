@@ -41,6 +41,10 @@ def check_reuse(options: TrainOptions, methods: Sequence[Method]) -> None:
             "source never sees the same twice. Leave --reuse out."
         )
     for method in methods:
+        if isinstance(method, GTA) and method.source_compile:
+            raise GtaError(
+                "--reuse runs the source once, and --source-compile is for many times: leave one of them out."
+            )
         if isinstance(method, GTA) and (method.guide != "logits" or method.rows not in ("cls", "pool")):
             what = f"--guide {method.guide}" if method.guide != "logits" else f"--rows {method.rows}"
             raise GtaError(f"--reuse stores rows of logits, and {what} needs more than that: leave one of them out.")
