@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -103,5 +102,6 @@ def test_what_cannot_be_used_is_refused(name, temperature, word):
         distance_at(name, temperature)
 
 
-def test_the_command_line_knows_every_distance():
-    assert set(get_args(get_type_hints(TrainOptions)["distance"])) == set(DISTANCES)
+def test_options_refuse_a_distance_by_name():
+    with pytest.raises(GtaError, match="'l3' is not known: use one of l2, kl"):
+        TrainOptions(data="x", out="y", distance="l3")

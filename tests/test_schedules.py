@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import get_args, get_type_hints
-
 import pytest
 
 from gta import GtaError
-from gta.schedules import SCHEDULES, factor
+from gta.schedules import factor
 from gta.training.optimiser import rate
 from gta.training.options import TrainOptions
 
@@ -39,8 +37,9 @@ def test_what_is_no_schedule_is_refused(name, length):
         factor(name, 0.0, length)
 
 
-def test_the_command_line_knows_every_schedule():
-    assert set(get_args(get_type_hints(TrainOptions)["weight_schedule"])) == set(SCHEDULES)
+def test_options_refuse_a_schedule_by_name():
+    with pytest.raises(GtaError, match="'step' is not known: use one of constant"):
+        TrainOptions(data="x", out="y", weight_schedule="step")
 
 
 def test_the_learning_rate_begins_anew_at_an_edge():

@@ -5,16 +5,17 @@ from __future__ import annotations
 import copy
 import json
 
-import gta.acceleration.source_precision as precision_file
 import pytest
 import torch
 
 import gta
 import gta.acceleration.compiled as compiled_file
+from gta import devices
 from gta.acceleration.compiled import traced
 from gta.cli import main as cli
 from gta.methods.compose import ComposedMethod
 from gta.methods.gta import GTA
+from gta.vit.capture import run_and_capture
 from tests.conftest import HAS_COMPILER, spread, tiny_vit
 
 pytestmark = pytest.mark.skipif(
@@ -47,17 +48,22 @@ def pair(**options):
     return gta.guide(spread(copy.deepcopy(source), 0.02), source, **options)
 
 
+def plain(guided, images):
+    """The source's rows, nothing compiled or cast."""
+    return run_and_capture(guided.source, images, [guided.guidance.capture(guided.guidance.source)])[0]
+
+
 def close(ours, wanted, **tolerance):
-    return all(torch.allclose(a.rows(), b.rows(), **tolerance) for a, b in zip(ours, wanted, strict=True))
+    return all(torch.allclose(a.float(), b.float(), **tolerance) for a, b in zip(ours, wanted, strict=True))
 
 
 @pytest.mark.parametrize("rows", ["cls", "patches"])
 def test_compiled_rows_are_the_source_s(images, rows):
     guided = pair(source_compile=True, rows=rows)
-    wanted = guided.read_source(images)
-    ours = guided.source_rows(images)
+    wanted = plain(guided, images)
+    ours = guided.capture_source(images)
     assert [r.shape for r in ours] == [r.shape for r in wanted]
-    assert not any(r.has_gradient for r in ours)
+    assert not any(r.requires_grad for r in ours)
     assert close(ours, wanted, rtol=1e-4, atol=1e-5)
     penalty, same = (float(g(images)[1].detach()) for g in (guided, gta.guide(guided.model, guided.source, rows=rows)))
     assert penalty == pytest.approx(same, rel=1e-4)
@@ -66,26 +72,25 @@ def test_compiled_rows_are_the_source_s(images, rows):
 
 def test_under_autocast_they_are_as_close_to_float32_as_those_of_eager_passes(images):
     guided, eager = pair(source_compile=True), pair()
-    exact = guided.read_source(images)
+    exact = plain(guided, images)
     with torch.autocast("cpu", torch.bfloat16):
-        ours, wanted = guided.source_rows(images), eager.source_rows(images)
+        ours, wanted = guided.capture_source(images), eager.capture_source(images)
 
     def error(rows):
-        return float(sum((a.rows() - b.rows()).square().sum() for a, b in zip(rows, exact, strict=True)))
+        return float(sum((a.float() - b.float()).square().sum() for a, b in zip(rows, exact, strict=True)))
 
     assert 0 < error(ours) < 2 * error(wanted)
 
 
-@pytest.mark.skipif(
-    not precision_file._has_fused(torch.device("cpu"), torch.bfloat16), reason="this CPU has no fused product in bf16"
-)
 def test_weights_are_constants_that_products_take_packed(images):
     """Where torch.compile does not take them so it casts them in every pass, and no product has a GELU in it."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no products in bf16")
     guided = pair(source_compile=True)
     with torch.autocast("cpu", torch.bfloat16):
-        guided.source_rows(images)
+        guided.capture_source(images)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
-            guided.source_rows(images)
+            guided.capture_source(images)
     names = {event.key for event in seen.key_averages()}
     assert "mkldnn::_linear_pointwise" in names
     assert not names & {"aten::addmm", "aten::gelu", "aten::copy_"}
@@ -95,7 +100,7 @@ def test_the_graph_ends_at_the_last_guided_row(images):
     seen = []
     for layers in ("all", [0]):
         guided = pair(layers=layers)
-        graph, _ = traced(guided.read_source, images)
+        graph, _ = traced(lambda images, guided=guided: plain(guided, images), images)
         seen.append(sum("addmm" in str(node.target) for node in graph.graph.nodes))
     depth = len(guided.source.blocks)
     assert seen == [4 * (depth - 1) + 1, 1]  # q, k and v; projection; two of the MLP
@@ -106,22 +111,22 @@ def test_a_pass_is_traced_once_and_anew_for_other_shapes_autocast_and_weights(im
     for _ in range(3):
         guided(images)
     assert len(traces) == 1
-    assert close(guided.source_rows(images[:2]), guided.read_source(images[:2]), rtol=1e-5, atol=1e-6)
+    assert close(guided.capture_source(images[:2]), plain(guided, images[:2]), rtol=1e-5, atol=1e-6)
     assert len(traces) == 2
     with torch.autocast("cpu", torch.bfloat16):
         guided(images)
     assert len(traces) == 3
     spread(guided.source, 0.05)
-    assert close(guided.source_rows(images), guided.read_source(images), rtol=1e-5, atol=1e-6)
+    assert close(guided.capture_source(images), plain(guided, images), rtol=1e-5, atol=1e-6)
     assert len(traces) == 4
 
 
-def test_lowered_layers_are_compiled_apart_and_judged(images, traces, monkeypatch):
-    monkeypatch.setattr(precision_file, "has_fast_bf16", lambda device: True)
-    guided = pair(source_compile=True)
+def test_lowered_layers_are_compiled_apart_and_checked(images, traces, monkeypatch):
+    monkeypatch.setattr(devices, "has_fast_bf16", lambda device: True)
+    guided = pair(source_compile=True, source_precision="auto")
     exact = [float(guided(images)[1].detach()) for _ in range(5)]  # the fifth runs both ways
     assert len(traces) == 2
-    assert guided.precision.lowered
+    assert guided.guidance.source_pass.lowered
     low = float(guided(images)[1].detach())
     assert low != exact[-1]
     assert low == pytest.approx(exact[-1], rel=0.01)
@@ -146,10 +151,11 @@ def test_copies_compile_their_own_and_detached_guides_hold_nothing(images, trace
     guided = pair(source_compile=True)
     guided(images)
     copied = copy.deepcopy(guided)
-    assert (guided.precision.copied_bytes() > 0, copied.precision.copied_bytes()) == (True, 0)  # no graphs with weights
+    assert guided.guidance.source_pass.copied_bytes() > 0
+    assert copied.guidance.source_pass.copied_bytes() == 0  # no graphs with weights
     spread(copied.source, 0.02)
-    assert close(copied.source_rows(images), copied.read_source(images), rtol=1e-5, atol=1e-6)
-    assert close(guided.source_rows(images), guided.read_source(images), rtol=1e-5, atol=1e-6)
+    assert close(copied.capture_source(images), plain(copied, images), rtol=1e-5, atol=1e-6)
+    assert close(guided.capture_source(images), plain(guided, images), rtol=1e-5, atol=1e-6)
     assert len(traces) == 2
     guided.detach()
     assert float(guided(images)[1]) == 0
