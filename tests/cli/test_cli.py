@@ -125,25 +125,40 @@ def added():
 def test_a_command_can_be_added_at_run_time(added, capsys):
     seen = []
 
-    def look(where: str, things: list[str], *, image_size: int, mode: Literal["a", "b"] = "a", fast: bool = False):
+    def look(
+        side: Literal["left", "right"],
+        far: int,
+        things: list[str],
+        *,
+        image_size: int,
+        mode: Literal["a", "b"] = "a",
+        fast: bool = False,
+    ) -> None:
         """Look at things.
 
         Args:
-            where: A place.
+            side: Where.
+            far: In m.
             things: What to look at.
             image_size: In px.
             mode: Of looking.
             fast: In a hurry.
         """
-        seen.append((where, things, image_size, mode, fast))
+        seen.append((side, far, things, image_size, mode, fast))
 
     added("look", Command(look))
-    assert main(["look", "here", "x", "y", "--image-size", "3"]) == 0
-    assert main(["look", "--fast", "--mode=b", "--image_size=5", "here", "x"]) == 0
-    assert seen == [("here", ["x", "y"], 3, "a", False), ("here", ["x"], 5, "b", True)]
-    for wrong in (["here", "--image-size", "3"], ["here", "x"], ["here", "x", "--image-size", "3", "--mode", "c"]):
+    assert main(["look", "left", "7", "x", "y", "--image-size", "3"]) == 0
+    assert main(["look", "--fast", "--mode=b", "--image_size=5", "right", "11", "x"]) == 0
+    assert seen == [("left", 7, ["x", "y"], 3, "a", False), ("right", 11, ["x"], 5, "b", True)]
+    for wrong in (
+        "left 7 --image-size 3",
+        "left 7 x",
+        "left far x --image-size 3",
+        "up 7 x --image-size 3",
+        "left 7 x --image-size 3 --mode c",
+    ):
         with pytest.raises(SystemExit) as stop:
-            main(["look", *wrong])
+            main(["look", *wrong.split()])
         assert stop.value.code == 2
     capsys.readouterr()
     for words, expected in ((["--help"], "look Look at things."), (["look", "--help"], "--fast In a hurry.")):
@@ -156,11 +171,11 @@ def test_a_command_can_be_added_at_run_time(added, capsys):
 def test_a_command_may_take_a_dataclass_any_number_of_words_and_more_options(added, capsys):
     seen = []
 
-    def greet(options: Greeting, *people: str, loud: bool = False, **others: int):
+    def greet(options: Greeting, *people: int, loud: bool = False, **others: int):
         """Unseen: the options say it.
 
         Args:
-            people: Whom.
+            people: Whom, by number.
             loud: Or not.
         """
         seen.append((options, people, loud, others["times"]))
@@ -172,8 +187,8 @@ def test_a_command_may_take_a_dataclass_any_number_of_words_and_more_options(add
     added("greet", Command(greet, add_options=times))
     assert COMMANDS["greet"].help == "Greet people."
     assert main(["greet", "--word", "hi"]) == 0
-    assert main(["greet", "ann", "bob", "--word=hi", "--at-noon", "--loud", "--times=3", "--layers=[1,2]"]) == 0
-    assert seen == [(Greeting("hi"), (), False, 1), (Greeting("hi", True, [1, 2]), ("ann", "bob"), True, 3)]
+    assert main(["greet", "13", "17", "--word=hi", "--at-noon", "--loud", "--times=3", "--layers=[1,2]"]) == 0
+    assert seen == [(Greeting("hi"), (), False, 1), (Greeting("hi", True, [1, 2]), (13, 17), True, 3)]
     assert main(["greet", "--word", "boo"]) == 2
     assert capsys.readouterr().err == "gta greet: --word boo cannot be used: write hello.\n"
 

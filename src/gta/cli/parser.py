@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import BoundArguments, Parameter, signature
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, Namespace
@@ -85,8 +85,6 @@ class OptionParser(ArgumentParser):
     def add_argument(self, *names: str, **kwargs: Any) -> Any:
         if kwargs.get("type") is bool and kwargs.get("default") is False:
             kwargs = {"action": "store_true", "help": kwargs["help"]}
-        elif not names[0].startswith("-") and kwargs.get("type") is not str:
-            kwargs = {"nargs": kwargs.get("nargs", "+"), "help": kwargs["help"]}
         dashed = tuple(n.replace("_", "-") for n in names if n.startswith("--") and "_" in n)
         return super().add_argument(*dashed, *names, **kwargs)
 
@@ -106,10 +104,17 @@ class OptionParser(ArgumentParser):
             return
         for kind in command.options.values():
             self.add_class_arguments(kind, as_group=False)
-        self.add_function_arguments(command.run, as_group=False, as_positional=True, skip=set(command.options))
+        hints, number = get_type_hints(command.run), {}
         for name, parameter in signature(command.run).parameters.items():
             if parameter.kind is Parameter.VAR_POSITIONAL:
-                self.add_argument(name, nargs="*", help=documented(command.run)[name])
+                number[name] = "*"
+            elif parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and get_origin(hints[name]) is list:
+                number[name] = "+"
+        own: set[str | int] = {*command.options, *number}
+        self.add_function_arguments(command.run, as_group=False, as_positional=True, skip=own)
+        for name, nargs in number.items():
+            kind = next(iter(get_args(hints[name])), hints[name])
+            self.add_argument(name, nargs=nargs, type=kind, help=documented(command.run)[name])
         command.add_options(self, words)
 
 
