@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gta.cli.parser import _parser
+from gta.cli.parser import parse
 from gta.data.datasets import SETS
 from gta.training.options import TrainOptions
 
@@ -17,8 +17,8 @@ PAPER = {f"{name}-{percent}" for name in ("cub", "cars", "aircraft", "dogs", "pe
 
 
 def options(words: list[str]) -> TrainOptions:
-    given = _parser()[0].parse_args(words)["train"]
-    return TrainOptions(**{k: v for k, v in vars(given).items() if k not in ("config", "resume", "overwrite")})
+    command, given = parse(words)
+    return command.bind(given).arguments["options"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

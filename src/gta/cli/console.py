@@ -4,53 +4,44 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def console() -> Any:
+def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, header: bool = True) -> None:
+    """Rows with the same keys, which head the columns. Text is no markup: a path may be [red]/0.png."""
     from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 160)  # a file or a pipe has no width: tables stay whole
-
-
-def new_table(*columns: str, title: str | None = None) -> Any:
     from rich.table import Table
-
-    table = Table(title=None if title is None else cells(title)[0], show_header=bool(columns), title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def cells(*texts: str) -> list[Any]:
-    """Texts as they are: a path such as [red]/0.png is no markup."""
     from rich.text import Text
 
-    return [Text(text) for text in texts]
+    table = Table(title=None if title is None else Text(title), show_header=header, title_justify="left")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_text(value)) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)  # a file or a pipe has no width: nothing is cut
 
 
-def show(values: dict[str, Any], as_json: bool, title: str) -> None:
+def print_values(values: Mapping[str, Any], title: str, as_json: bool = False) -> None:
+    """A name and a value in each line."""
     if as_json:
-        print(json.dumps(values, ensure_ascii=False, indent=2))
-        return
-    table = new_table(title=title)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in values.items():
-        table.add_row(*cells(key, _readable(value)))
-    console().print(table)
+        print_json(values)
+    else:
+        print_table([{"name": name, "value": value} for name, value in values.items()], title, header=False)
 
 
-def _readable(value: Any) -> str:
+def print_json(content: Any) -> None:
+    """Indented, its letters as they are."""
+    print(json.dumps(content, ensure_ascii=False, indent=2))
+
+
+def _text(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, dict):
+        return "\n".join(f"{key} {item}" for key, item in value.items())
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     return str(value)
-
-
-def first_line(what: Any) -> str:
-    """Of a docstring."""
-    return str(what.__doc__).strip().splitlines()[0]

@@ -1,198 +1,160 @@
-"""`gta COMMAND`: the command line, made of the options and the functions that the commands are.
+"""`gta COMMAND`: a command line made of functions, by one rule for all.
 
-Heavy packages are imported inside the commands, so that `gta --help` answers at once.
+A function's parameters before the `*` are positional, those after it are flags; one annotated with a dataclass stands
+for its fields, as flags. A positional list takes one word or more, `*names` any number; a bool that is False by default
+is a switch. The docstring's `Args` are the help. (jsonargparse's `auto_cli` would have switches take a value.)
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import BoundArguments, Parameter, signature
+from typing import Any, get_args, get_origin, get_type_hints
 
+from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, Namespace
 
 from gta import __version__
-from gta.benchmark.options import Bench
-from gta.cli.commands import (
-    attention,
-    bench,
-    check,
-    compare,
-    demo,
-    evaluate,
-    manifest,
-    methods,
-    predict,
-    source,
-    train,
-    world,
-)
-from gta.cli.console import first_line
 from gta.errors import GtaError
-from gta.methods import METHODS, method_names
-from gta.studies.comparison import Comparison
-from gta.training.options import TrainOptions
-from gta.worlds.options import WorldOptions
+from gta.registry import Registry
 
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
 
 
-class DashedParser(ArgumentParser):
+@dataclass(frozen=True)
+class Command:
+    """A function, and what its signature and docstring do not say.
+
+    Attributes:
+        run: the function.
+        add_options: gives the parser more options, seeing the words after the command; `run` takes them by `**others`.
+        interrupted: what to say after Ctrl-C to one who gave these values; "" for nothing.
+    """
+
+    run: Callable[..., None]
+    add_options: Callable[[OptionParser, Sequence[str]], None] = lambda parser, words: None
+    interrupted: Callable[[Namespace], str] = lambda given: ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The parameters that stand for the fields of a dataclass, and that class."""
+        return {name: hint for name, hint in get_type_hints(self.run).items() if is_dataclass(hint)}
+
+    @property
+    def help(self) -> str:
+        """The first line of the docstring of the options' class, or else of the function."""
+        return first_line(next(iter(self.options.values()), self.run))
+
+    def bind(self, given: Namespace) -> BoundArguments:
+        """What to call `run` with.
+
+        Raises:
+            GtaError: options that their class refuses.
+        """
+        bound, rest = signature(self.run).bind_partial(), dict(vars(given))
+        for name, kind in self.options.items():
+            rest[name] = kind(**{field.name: rest.pop(field.name) for field in fields(kind)})
+        for name, parameter in bound.signature.parameters.items():
+            bound.arguments[name] = rest if parameter.kind is Parameter.VAR_KEYWORD else rest.pop(name)
+        return bound
+
+
+@dataclass(frozen=True)
+class Group:
+    """Commands under one word, as in `gta data check`."""
+
+    commands: Registry[Command | Group]
+    help: str
+
+
+COMMANDS: Registry[Command | Group] = Registry(
+    "command",
+    package="gta.cli.commands",
+    entry=lambda module: getattr(module, module.__name__.rpartition(".")[2]),
+    first=("train", "evaluate", "predict", "attention", "compare"),
+)
+GTA = Group(COMMANDS, help="Fine-tune ViTs without losing what pre-training taught them to look at.")
+
+
+class OptionParser(ArgumentParser):
     """Spells options with dashes, --image-size; --image_size, as in config.yaml, is understood as well."""
 
     def add_argument(self, *names: str, **kwargs: Any) -> Any:
+        if kwargs.get("type") is bool and kwargs.get("default") is False:
+            kwargs = {"action": "store_true", "help": kwargs["help"]}
         dashed = tuple(n.replace("_", "-") for n in names if n.startswith("--") and "_" in n)
         return super().add_argument(*dashed, *names, **kwargs)
 
+    def show_choices(self, option: str, names: Iterable[str]) -> None:
+        """Let the help list the names that an option takes, where its type does not."""
+        self._option_string_actions[f"--{option}"].metavar = "{" + ",".join(names) + "}"
 
-def _method(text: str) -> str:
-    """The type of --method."""
-    try:
-        method_names(text)
-    except GtaError as error:
-        raise ValueError(str(error)) from None
-    return text
+    def add_options(self, command: Command | Group, words: Sequence[str]) -> None:
+        """A command's; or a group's subcommands, of which the one that the words begin with is given its options."""
+        if isinstance(command, Group):
+            subcommands = self.add_subcommands(required=True, metavar=command.commands.kind.upper())
+            for name, inner in command.commands.items():
+                parser = OptionParser(description=inner.help)
+                subcommands.add_subcommand(name, parser, help=inner.help)
+                if words[:1] == [name]:
+                    parser.add_options(inner, words[1:])
+            return
+        for kind in command.options.values():
+            self.add_class_arguments(kind, as_group=False)
+        hints, number = get_type_hints(command.run), {}
+        for name, parameter in signature(command.run).parameters.items():
+            if parameter.kind is Parameter.VAR_POSITIONAL:
+                number[name] = "*"
+            elif parameter.kind is Parameter.POSITIONAL_OR_KEYWORD and get_origin(hints[name]) is list:
+                number[name] = "+"
+        own: set[str | int] = {*command.options, *number}
+        self.add_function_arguments(command.run, as_group=False, as_positional=True, skip=own)
+        for name, nargs in number.items():
+            kind = next(iter(get_args(hints[name])), hints[name])
+            self.add_argument(name, nargs=nargs, type=kind, help=documented(command.run)[name])
+        command.add_options(self, words)
 
 
-def _add_method_options(parser: ArgumentParser) -> None:
-    """A flag --NAME.FIELD for each option of each method's own; imports the methods."""
-    from dataclasses import fields
-    from typing import get_type_hints
-
-    for name in METHODS:
-        kind = METHODS[name]
-        helps, types = dict(_documented(kind)), get_type_hints(kind)
-        for field in () if kind.top_level_options else fields(kind):
-            meaning = f"{helps[field.name]} (method {name}; default {field.default})"
-            # Without a default of its own: what was not given is left to the config, then to the method.
-            parser.add_argument(f"--{name}.{field.name}", type=types[field.name] | None, default=None, help=meaning)
+def documented(described: Any) -> dict[str, str]:
+    """The meaning of each parameter, as the docstring of a function or class gives it."""
+    return {p.arg_name: p.description or "" for p in parse_docstring(described.__doc__ or "").params}
 
 
-def _command(function: Callable[..., None]) -> Callable[[Namespace], None]:
-    return lambda given: function(**{k: v for k, v in vars(given).items() if k != "config"})
+def first_line(described: Any) -> str:
+    """Of a docstring."""
+    return str(described.__doc__).strip().splitlines()[0]
 
 
-def _parser(command: str = "") -> tuple[ArgumentParser, dict[str, Callable[[Namespace], None]]]:
-    parser = ArgumentParser(
-        prog="gta", description="Fine-tune ViTs without losing what pre-training taught them to look at."
-    )
+def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
+    """The command that the words name, and what they give it; exits with status 2 where they cannot be understood."""
+    parser = OptionParser(prog="gta", description=GTA.help)
     parser.add_argument("--version", action="version", version=f"gta-vit {__version__}")
-    commands = parser.add_subcommands(required=True, metavar="COMMAND")
-
-    training = DashedParser(description=first_line(TrainOptions))
-    switches = ("download", "skip_unreadable", "source_compile", "reuse")
-    training.add_class_arguments(TrainOptions, as_group=False, skip={*switches, "method"})
-    helps = dict(_documented(TrainOptions))
-    training.add_argument("--method", type=_method, default="gta", help=helps["method"])
-    for name in switches:
-        training.add_argument(f"--{name}", action="store_true", help=helps[name])
-    if command == "train":  # only then, for it takes seconds
-        _add_method_options(training)
-    training.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml.")
-    training.add_argument("--resume", action="store_true", help="Go on with the unfinished run in --out.")
-    training.add_argument("--overwrite", action="store_true", help="Replace a run in --out.")
-    commands.add_subcommand("train", training, help=first_line(TrainOptions))
-    handlers: dict[str, Callable[[Namespace], None]] = {
-        "train": train,
-        "world": world,
-        "compare": compare,
-        "bench": bench,
-    }
-    for name, options, flags in (
-        ("world", WorldOptions, ("pretraining",)),
-        ("compare", Comparison, ("reuse", "skip_unreadable")),
-        ("bench", Bench, ()),
-    ):
-        sub = DashedParser(description=first_line(options))
-        sub.add_class_arguments(options, as_group=False, skip=set(flags))
-        for flag in flags:
-            sub.add_argument(f"--{flag}", action="store_true", help=dict(_documented(options))[flag])
-        commands.add_subcommand(name, sub, help=first_line(options))
-
-    positional: dict[Callable[..., None], tuple[str, ...]] = {
-        evaluate: ("run",),
-        predict: ("run", "images"),
-        source: ("spec",),
-        attention: ("spec", "images"),
-        demo: (),
-        methods: (),
-    }
-    for function, names in positional.items():
-        commands.add_subcommand(function.__name__, _described(function, names), help=first_line(function))
-        handlers[function.__name__] = _command(function)
-
-    data = DashedParser(description="Verify a data set, or list the images that a fraction of it has.")
-    commands.add_subcommand("data", data, help="Verify a data set, or list the images that a fraction of it has.")
-    actions = data.add_subcommands(required=True, metavar="ACTION")
-    inner = {function.__name__: _command(function) for function in (check, manifest)}
-    for function in (check, manifest):
-        actions.add_subcommand(function.__name__, _described(function, ("data",)), help=first_line(function))
-    handlers["data"] = lambda given: inner[given.subcommand](given[given.subcommand])
-    return parser, handlers
-
-
-def _described(function: Callable[..., None], positional: tuple[str, ...]) -> DashedParser:
-    """The parser of a function: its arguments, their types and their help."""
-    sub = DashedParser(description=first_line(function))
-    helps = dict(_documented(function))
-    flags = {
-        "as_json": "--json",
-        "overwrite": "--overwrite",
-        "download": "--download",
-        "skip_unreadable": "--skip-unreadable",
-    }
-    sub.add_function_arguments(function, as_group=False, skip={*positional, *flags})
-    for name in positional:
-        many = {"nargs": "*" if function is attention else "+"} if name == "images" else {}
-        sub.add_argument(name, help=helps[name], **many)
-    for name, flag in flags.items():
-        if name in helps:
-            sub.add_argument(flag, dest=name, action="store_true", help=helps[name])
-    return sub
-
-
-def _documented(function: Any) -> list[tuple[str, str]]:
-    from docstring_parser import parse
-
-    return [(p.arg_name, p.description or "") for p in parse(function.__doc__ or "").params]
-
-
-def _with_saved_options(arguments: list[str]) -> list[str]:
-    """`gta train --out RUN --resume` needs nothing else: RUN's own config is put first."""
-    if "train" in arguments[:1] and "--resume" in arguments:
-        for i, argument in enumerate(arguments):
-            out = argument.partition("=")[2] if argument.startswith("--out=") else None
-            if argument == "--out" and i + 1 < len(arguments):
-                out = arguments[i + 1]
-            if out and (Path(out) / "config.yaml").is_file():
-                return ["train", "--config", str(Path(out) / "config.yaml"), *arguments[1:]]
-    return arguments
+    parser.add_options(GTA, words)
+    given = parser.parse_args(words)
+    command: Command | Group = GTA
+    while isinstance(command, Group):
+        command, given = command.commands[given.subcommand], given[given.subcommand]
+    return command, given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
-    words = _with_saved_options(list(sys.argv[1:] if arguments is None else arguments))
-    parser, handlers = _parser(next(iter(words), ""))
-    given = parser.parse_args(words)
-    command = given.subcommand
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command, given = parse(words)
     try:
-        handlers[command](given[command])
+        call = command.bind(given)
+        command.run(*call.args, **call.kwargs)
     except GtaError as error:
-        print(f"gta {command}: {error}", file=sys.stderr)
+        print(f"gta {words[0]}: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # nobody reads on, as in gta methods | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print(f"\ngta {command}: stopped.", file=sys.stderr)
-        if command == "train" and (Path(given[command].out) / "config.yaml").is_file():
-            print(f"Go on with: gta train --out {given[command].out} --resume", file=sys.stderr)
-        if command == "compare":
-            print("Give the same command again to go on.", file=sys.stderr)
+        print(f"\ngta {words[0]}: stopped.", file=sys.stderr)
+        if hint := command.interrupted(given):
+            print(hint, file=sys.stderr)
         return INTERRUPTED
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -130,7 +130,12 @@ class TrainOptions:
                     f"--layer-weights {self.layer_weights} cannot be used: write one number for each guided layer, "
                     "such as 0,0.5,1."
                 ) from None
-        method_names(self.method)  # refuses what is not known
+        from gta.distances import DISTANCES  # these import torch, for which `gta --help` does not wait
+        from gta.guidance import QUANTITIES
+        from gta.schedules import SCHEDULES
+
+        method_names(self.method)  # each of these refuses what is not known
+        DISTANCES[self.distance], SCHEDULES[self.weight_schedule], QUANTITIES[self.guide]
         rules: list[tuple[str, bool, str]] = [
             ("image_size", self.image_size >= 1, "of px, such as 224"),
             ("epochs", self.epochs >= 1, "at least 1"),

@@ -1,0 +1,69 @@
+from argparse import ArgumentParser as PlainParser
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from glob import escape
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from jsonargparse import Namespace
+
+from gta.cli.commands.methods import described_methods
+from gta.cli.console import print_values
+from gta.cli.parser import Command, OptionParser, documented
+from gta.training.options import TrainOptions
+
+
+def add_options(parser: OptionParser, words: Sequence[str]) -> None:
+    """A flag --NAME.FIELD for each option of a method's own, --config, and a resumed run's options as the defaults."""
+    from gta.distances import DISTANCES
+    from gta.guidance import QUANTITIES
+    from gta.schedules import SCHEDULES
+
+    parser.show_choices("distance", DISTANCES)
+    parser.show_choices("guide", QUANTITIES)
+    parser.show_choices("weight_schedule", SCHEDULES)
+    for name, (kind, own) in described_methods().items():
+        helps, types = documented(kind), get_type_hints(kind)
+        for field in own:
+            meaning = f"{helps[field.name]} (method {name}; default {field.default})"
+            # Without a default of its own: what was not given is left to the config, then to the method.
+            parser.add_argument(f"--{name}.{field.name}", type=types[field.name] | None, default=None, help=meaning)
+    parser.add_argument("--config", action="config", help="YAML file of options, such as a run's config.yaml.")
+    early = PlainParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--out", nargs="?")
+    early.add_argument("--resume", action="store_true")
+    given, _ = early.parse_known_args(words)
+    if given.resume and given.out:
+        parser.default_config_files = [escape(str(Path(given.out) / "config.yaml"))]
+
+
+def how_to_go_on(given: Namespace) -> str:
+    """What to say after Ctrl-C."""
+    begun = (Path(given.out) / "config.yaml").is_file()
+    return f"Go on with: gta train --out {given.out} --resume" if begun else ""
+
+
+@partial(Command, add_options=add_options, interrupted=how_to_go_on)
+def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = False, **others: Any) -> None:
+    """Train, and print the results.
+
+    Args:
+        options: Of the training.
+        resume: Go on with the unfinished run in --out.
+        overwrite: Replace a run in --out.
+        others: By method, those of its options --NAME.FIELD; they go over --settings and config.yaml.
+    """
+    from gta.training.fit import train as run
+
+    settings = dict(options.settings)
+    for name in described_methods():
+        given = {k: v for k, v in vars(others.get(name, Namespace())).items() if v is not None}
+        if given:
+            settings[name] = {**settings.get(name, {}), **given}
+    results = run(replace(options, settings=settings), resume=resume, overwrite=overwrite)
+    if results is not None:
+        out = Path(options.out)
+        print_values(results, str(out))
+        picture = out / "maps" / "attention.png"
+        print(f"Model {out / 'model.safetensors'}" + (f", pictures {picture}" if picture.is_file() else ""))
