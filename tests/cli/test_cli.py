@@ -242,7 +242,7 @@ def test_resume_takes_the_runs_own_options_first(tmp_path):
 
 
 def test_public_api():
-    assert gta.guide.__module__ == "gta.guidance"
+    assert gta.guide.__module__ == "gta.guided"
     assert set(gta.__all__) <= set(dir(gta))
     with pytest.raises(AttributeError, match="nothing"):
         _ = gta.nothing
