@@ -18,7 +18,7 @@ from gta.data.transforms import TrainViews, normalised
 from gta.methods.compose import ComposedMethod
 from gta.methods.gta import GTA
 from gta.sources.loading import source_info
-from gta.training.fit import resolve_precision
+from gta.training.trainer import resolve_precision
 
 
 def main(source: str, data: str, image_size: int = 224, batch_size: int = 32, weight: float = 10.0) -> None:
