@@ -12,8 +12,9 @@ import gta
 from gta.attention.maps import logits_and_rows
 from gta.attention.metrics import object_mass, patch_attention
 from gta.cli import main
-from gta.sources.loading import EMBEDDED, source_info
 from gta.demo import run as demo
+from gta.sources.info import source_info
+from gta.sources.loading import EMBEDDED
 from gta.studies.statistics import paired
 from gta.worlds import DOWNSTREAM, render, scenes, species
 

@@ -29,7 +29,8 @@ from gta.data.transforms import TrainViews, normalised, view_seed
 from gta.errors import GtaError
 from gta.methods.compose import Recipe, make_parts
 from gta.methods.gta import GTA
-from gta.sources.loading import load_source, new_target, source_info
+from gta.sources.info import source_info
+from gta.sources.loading import load_source, new_target
 from gta.training.options import TrainOptions
 from gta.training.stored_rows import stored_rows
 from tests.conftest import reference_rows, tiny_vit, write_photos

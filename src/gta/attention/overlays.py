@@ -14,7 +14,7 @@ from gta.attention.survey import last_attention
 from gta.data.images import open_rgb
 from gta.data.transforms import test_view
 from gta.files import atomic_write
-from gta.sources.loading import source_info
+from gta.sources.info import source_info
 
 
 def draw_overlays(model: nn.Module, images: Sequence[Path], out: Path) -> tuple[int, int]:

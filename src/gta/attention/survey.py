@@ -15,7 +15,8 @@ from gta.attention.segmentation import object_jaccard, protocol_of
 from gta.data.sample import Sample
 from gta.data.transforms import ObjectViews, loader
 from gta.errors import GtaError
-from gta.sources.loading import load_source, source_info
+from gta.sources.info import source_info
+from gta.sources.loading import load_source
 from gta.vit.attention_logits import anatomy
 
 BATCH = 32

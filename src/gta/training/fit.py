@@ -32,7 +32,8 @@ from gta.files import write_json
 from gta.methods import parts_of
 from gta.methods.base import Batches, adds
 from gta.methods.compose import Recipe, complete_settings, make_parts
-from gta.sources.loading import SourceInfo, load_source, new_target, source_info
+from gta.sources.info import SourceInfo, source_info
+from gta.sources.loading import load_source, new_target
 from gta.training.evaluate import measure, validate
 from gta.training.module import FineTuning, Recorder
 from gta.training.options import TrainOptions

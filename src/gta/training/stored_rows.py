@@ -18,7 +18,7 @@ from gta.errors import GtaError
 from gta.methods.base import Part, mixes
 from gta.methods.compose import Recipe, part_name
 from gta.methods.gta import GTA
-from gta.sources.loading import SourceInfo, digest
+from gta.sources.info import SourceInfo, digest
 from gta.training.options import TrainOptions
 
 COMPUTED_BY = ("gta-vit", "torch", "torchvision", "timm", "pillow")
