@@ -17,7 +17,7 @@ from gta.data.reading import read_photos
 from gta.data.transforms import TrainViews, normalised
 from gta.methods.compose import ComposedMethod
 from gta.methods.gta import GTA
-from gta.sources.loading import source_info
+from gta.sources.info import source_info
 from gta.training.trainer import resolve_precision
 
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from gta.acceleration.source_precision import SourcePrecision
 from jsonargparse import auto_cli
 
 import gta
-from gta.acceleration.source_precision import SourcePrecision
 from gta.data.reading import read_photos
 from gta.data.transforms import TrainViews, normalised
-from gta.sources.loading import source_info
+from gta.sources.info import source_info
 from gta.training.run_folder import load_weights
 from gta.vit.attention_logits import Reading
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gta.errors import GtaError as GtaError
     from gta.guided import Guided as Guided
     from gta.guided import guide as guide
-    from gta.sources.loading import SourceInfo as SourceInfo
+    from gta.sources.info import SourceInfo as SourceInfo
     from gta.sources.loading import load_source as load_source
     from gta.sources.loading import new_target as new_target
 
@@ -25,7 +25,7 @@ _HOME = {
     "GtaError": "gta.errors",
     "Guided": "gta.guided",
     "guide": "gta.guided",
-    "SourceInfo": "gta.sources.loading",
+    "SourceInfo": "gta.sources.info",
     "load_source": "gta.sources.loading",
     "new_target": "gta.sources.loading",
 }

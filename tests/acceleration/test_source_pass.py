@@ -159,7 +159,7 @@ def test_a_resumed_training_goes_on_in_the_precision_it_had(images, monkeypatch)
 
 
 def _with_info(source):
-    from gta.sources.loading import SourceInfo
+    from gta.sources.info import SourceInfo
     from tests.conftest import TINY
 
     source.info = SourceInfo("x", "vit_tiny_patch16_224", {"img_size": 40, **TINY})

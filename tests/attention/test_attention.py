@@ -21,7 +21,7 @@ from gta.data.images import open_objects
 from gta.data.reading import read_photos
 from gta.data.sample import Sample
 from gta.data.transforms import ObjectViews
-from gta.sources.loading import source_info
+from gta.sources.info import source_info
 from gta.training.evaluate import measure
 from gta.training.run_folder import save_weights
 from tests.attention.test_metrics import dino_overlap

@@ -13,7 +13,8 @@ from gta.attention.maps import logits_and_rows
 from gta.attention.metrics import object_mass, patch_attention
 from gta.cli import main
 from gta.demo import run as demo
-from gta.sources.loading import EMBEDDED, source_info
+from gta.sources.info import source_info
+from gta.sources.loading import EMBEDDED
 from gta.worlds.butterflies import DOWNSTREAM, render, scenes, species
 
 

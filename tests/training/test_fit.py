@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from gta import GtaError
 from gta.cli import main
 from gta.data.transforms import TestViews
-from gta.training.trainer import resolve_precision
 from gta.training.options import TrainOptions
 from gta.training.run_folder import check_out, open_folder, read_options
+from gta.training.trainer import resolve_precision
 from tests.conftest import TINY, tiny_vit, write_photos
 
 REQUIRED = (

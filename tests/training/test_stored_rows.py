@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torchvision.transforms import v2
 
 import gta.acceleration.row_store as reuse_file
+from gta.acceleration.attention import ShortAttention
 from gta.acceleration.row_store import RowStore, check_replay
 from gta.cli import main
 from gta.data.reading import read_photos
@@ -29,9 +30,10 @@ from gta.data.transforms import TrainViews, normalised, view_seed
 from gta.errors import GtaError
 from gta.methods.compose import ComposedMethod, make_methods
 from gta.methods.gta import GTA
-from gta.sources.loading import load_source, new_target, source_info
+from gta.sources.info import source_info
+from gta.sources.loading import load_source, new_target
 from gta.training.options import TrainOptions
-from gta.training.stored_rows import stored_rows
+from gta.training.stored_rows import rows_to_store, stored_rows
 from tests.conftest import reference_rows, tiny_vit, write_photos
 
 SHAPE = (3, 2, 5)
@@ -354,12 +356,12 @@ def test_stored_rows_are_the_target_s_own_at_the_start(world, low):
     torch.manual_seed(1)
     images, labels = torch.randn(4, 3, 40, 40), torch.tensor([0, 1, 2, 0])
     part = GTA(weight=1.0)
-    composed = ComposedMethod(new_target(source, 3).train(), source, [part])
+    composed = ComposedMethod(new_target(source, 3).train(), source, [part], around_target=ShortAttention)
     composed.begin_step(0, 1)
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
-        assert composed(images, labels, torch.stack(part.stored_rows(images), 1)).penalty.item() == 0
+        assert composed(images, labels, {"gta": rows_to_store(part, source, images)}).penalty.item() == 0
         with torch.autocast("cpu", enabled=False):
-            exact = torch.stack(part.stored_rows(images), 1)
+            exact = {"gta": rows_to_store(part, source, images)}
         assert (composed(images, labels, exact).penalty.item() > 0) == low
 
 
@@ -380,9 +382,9 @@ def test_rows_of_other_pixels_stop_the_run(world, tmp_path, capsys, monkeypatch)
 def test_a_killed_filling_leaves_no_half_store(world, tmp_path):
     """Killed while it computes; the next run computes everything and says so."""
     slow = (
-        "import time, sys, gta.methods.gta as g\n"
-        "rows = g.GTA.stored_rows\n"
-        "g.GTA.stored_rows = lambda self, images: (time.sleep(0.5), rows(self, images))[1]\n"
+        "import time, sys, gta.training.stored_rows as s\n"
+        "rows = s.rows_to_store\n"
+        "s.rows_to_store = lambda *given: (time.sleep(0.5), rows(*given))[1]\n"
         "from gta.cli import main\nsys.exit(main(sys.argv[1:]))"
     )
     arguments = words(world, tmp_path / "run", "--reuse", "--reuse-dir", str(tmp_path / "rows"))

@@ -16,7 +16,8 @@ from gta.data.sample import Sample
 from gta.data.transforms import ObjectViews, loader
 from gta.devices import default_device
 from gta.errors import GtaError
-from gta.sources.loading import load_source, source_info
+from gta.sources.info import source_info
+from gta.sources.loading import load_source
 
 BATCH = 32
 

@@ -20,7 +20,7 @@ from gta.attention.metrics import mean_map
 from gta.data.sample import Sample, evenly_spread
 from gta.data.transforms import TestViews
 from gta.files import atomic_write
-from gta.sources.loading import SourceInfo, source_info
+from gta.sources.info import SourceInfo, source_info
 
 PICTURES = 12
 WIDTH = 9  # panels per line of the sheet, at most

@@ -27,7 +27,7 @@ from gta.errors import GtaError
 from gta.guidance import Guided
 from gta.sources.loading import new_target
 from gta.training.fit import load_for_training
-from gta.vit.attention_logits import Factors, RowTap, anatomy, read_rows
+from gta.vit.attention_logits import Factors, RowTap, read_rows
 from gta.vit.whole_maps import squared_difference
 
 COUNTED = 2  # images that FLOPs are counted on and penalties compared on; per image both are the same for any number

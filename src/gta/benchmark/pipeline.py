@@ -22,7 +22,7 @@ from gta.data.sample import Sample
 from gta.data.transforms import EpochSampler, TrainViews, loader, normalised, workers_for
 from gta.methods.compose import Recipe
 from gta.methods.plain import Plain
-from gta.sources.loading import source_info
+from gta.sources.info import source_info
 from gta.training.fit import make_trainer
 from gta.training.module import FineTuning, Recorder, parameter_groups
 from gta.training.options import TrainOptions

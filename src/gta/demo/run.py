@@ -17,7 +17,8 @@ from gta.data.reading import Photos, read_photos
 from gta.errors import GtaError
 from gta.files import atomic_write, write_json
 from gta.report.demo import write_report
-from gta.sources.loading import load_source, source_info
+from gta.sources.info import source_info
+from gta.sources.loading import load_source
 from gta.studies.statistics import paired
 from gta.training.fit import train
 from gta.training.options import TrainOptions

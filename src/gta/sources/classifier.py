@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from gta.errors import GtaError
-from gta.sources.loading import read_checkpoint, source_info
+from gta.sources.checkpoint_files import read_checkpoint
+from gta.sources.info import source_info
 
 
 def source_classifier(source: nn.Module, method: str) -> nn.Linear:

@@ -2,18 +2,17 @@
 
 A source spec is `timm:NAME` (weights from timm's hub), `hf:NAME` or a folder (transformers), `gta:butterflies` (the
 small one inside this package, for the demo and for tests) or the path of a checkpoint as its authors publish it, see
-`gta.sources.checkpoints`. The architecture comes from the file's metadata (`architecture`, and `model_args` as JSON) or from
-its keys and tensor shapes.
+`gta.sources.checkpoints`. The architecture comes from the file's metadata (`architecture`, and `model_args` as JSON) or
+from its keys and tensor shapes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,52 +20,15 @@ from torch import nn
 
 from gta.errors import GtaError
 from gta.sources import transformers as huggingface
-from gta.sources.checkpoints.files import read_checkpoint
-from gta.sources.checkpoints.layout import Converted
-from gta.sources.checkpoints.recognise import recognise, some
-from gta.sources.checkpoints.shapes import infer_architecture
+from gta.sources.checkpoint_files import read_checkpoint
+from gta.sources.info import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, source_info
+from gta.sources.layout import Tensors
+from gta.sources.recognition import recognise, some
+from gta.sources.shapes import infer_architecture
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 EMBEDDED = {"gta:butterflies": Path(__file__).parents[1] / "worlds" / "butterflies.safetensors"}
 MIN_COVERAGE = 0.95
 _HEADS = ("head.", "head_dist.")
-
-
-@dataclass(frozen=True)
-class SourceInfo:
-    """What `load_source` found; kept on the source as `source.info`.
-
-    Attributes:
-        spec: the spec that was loaded.
-        architecture: timm entry point; `timm.create_model(architecture, **model_args)` builds the model.
-        model_args: its arguments, image size included.
-        mean, std: normalisation of the RGB channels in [0, 1].
-        layout: the family of checkpoints that the file was recognised as; "timm" or "transformers" for weights from
-            those libraries' hubs and folders.
-        matched, missing, unexpected: keys of the model (its classifier left out) that the file filled, that
-            it did not fill (absent, or of another shape), and keys of the file that the model has no use for.
-    """
-
-    spec: str
-    architecture: str
-    model_args: dict[str, Any] = field(default_factory=dict)
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    matched: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    layout: str = "timm"
-
-    @property
-    def coverage(self) -> float:
-        """Share of the model's keys that were filled, 0 to 1."""
-        return len(self.matched) / max(1, len(self.matched) + len(self.missing))
-
-    @property
-    def image_size(self) -> int:
-        size = self.model_args["img_size"]
-        return int(size if isinstance(size, int) else size[0])
 
 
 def load_source(spec: str | Path, image_size: int | None = None, *, heads: int | None = None) -> nn.Module:
@@ -86,14 +48,15 @@ def load_source(spec: str | Path, image_size: int | None = None, *, heads: int |
             model's keys not filled, weights that are not finite, or an image size the patches do not divide.
     """
     spec = str(spec)
-    if image_size is not None and image_size < 1:
-        raise GtaError(f"image_size={image_size} is not a size in px: write a positive number.")
+    for name, value in (("image_size", image_size), ("heads", heads)):
+        if value is not None and value < 1:
+            raise GtaError(f"{name} must be 1 or more, got {name}={value}.")
     if spec.startswith("hf:") or huggingface.is_folder(spec):
-        return huggingface.load(spec, image_size).requires_grad_(False).eval()
-    if spec.startswith("timm:"):
+        source = huggingface.load(spec, image_size)
+    elif spec.startswith("timm:"):
         source = _from_hub(spec, image_size)
     else:
-        source = _from_file(spec, EMBEDDED.get(spec, Path(spec)), image_size, heads)
+        source = _from_file(spec, image_size, heads)
     return source.requires_grad_(False).eval()
 
 
@@ -112,47 +75,33 @@ def new_target(source: nn.Module, num_classes: int) -> nn.Module:
     left = target.load_state_dict(weights, strict=False)
     if left.unexpected_keys or any(not k.startswith(_HEADS) for k in left.missing_keys):
         raise GtaError(f"{info.spec}: {info.architecture} could not be rebuilt from its own arguments: {left}")
-    target.pretrained_cfg = {**target.pretrained_cfg, "mean": info.mean, "std": info.std}  # type: ignore[dict-item,assignment]
+    target.pretrained_cfg = {**target.pretrained_cfg, "mean": info.mean, "std": info.std}
     return target.train()
 
 
-def source_info(source: nn.Module) -> SourceInfo:
-    """What `load_source` found when it loaded this source."""
-    info = getattr(source, "info", None)
-    if not isinstance(info, SourceInfo):
-        raise GtaError(f"this {type(source).__name__} did not come from gta.load_source: load it with that.")
-    return info
+def build(architecture: str, model_args: Mapping[str, Any]) -> Any:
+    """`timm.create_model` with random weights and a message a user can act on.
 
-
-def build(architecture: str, model_args: Mapping[str, Any]) -> nn.Module:
-    """`timm.create_model` with random weights and a message a user can act on."""
+    Raises:
+        GtaError: timm refuses these arguments, it is not a plain ViT, or the patches do not divide the image size.
+    """
     import timm
+    from timm.models.eva import Eva  # DINOv3's, with rotary positions
+    from timm.models.vision_transformer import VisionTransformer
 
-    size, patch = model_args.get("img_size"), model_args.get("patch_size")
     try:
         model = timm.create_model(architecture, pretrained=False, **model_args)
     except (RuntimeError, TypeError, AssertionError, ValueError) as error:
         raise GtaError(f"timm cannot build {architecture!r} with {dict(model_args)}: {error}") from error
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", patch)
-    if isinstance(size, int) and isinstance(patch, Sequence) and any(size % p for p in patch):
-        p = max(patch)
-        low = max(p, size // p * p)
+    if not isinstance(model, (VisionTransformer, Eva)):
+        raise GtaError(f"{architecture} must be a plain Vision Transformer of timm, got a {type(model).__name__}.")
+    size, patch = model_args.get("img_size"), max(model.patch_embed.patch_size)
+    if isinstance(size, int) and size % patch:
+        low = max(patch, size // patch * patch)
         raise GtaError(
-            f"image size {size} is not a multiple of {architecture}'s {p} px patches: use {low} or {low + p}."
+            f"image size {size} is not a multiple of {architecture}'s {patch} px patches: use {low} or {low + patch}."
         )
     return model
-
-
-def digest(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and float32 values of the state dict, as 64 hex digits."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        sha.update(f"{name}{tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    return sha.hexdigest()
-
-
-# --- hub --------------------------------------------------------------------------------------------------
 
 
 def _from_hub(spec: str, image_size: int | None) -> nn.Module:
@@ -163,138 +112,115 @@ def _from_hub(spec: str, image_size: int | None) -> nn.Module:
         close = timm.list_models(f"*{name.split('.')[0]}*")[:5]
         hint = f" Did you mean one of {', '.join(close)}?" if close else " `timm.list_models()` lists them."
         raise GtaError(f"timm has no model called {name!r}.{hint}")
-    args: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    build(name, {**args, "num_classes": 0})  # a bad size is told before the download
+    args: dict[str, Any] = {"num_classes": 0} | ({} if image_size is None else {"img_size": image_size})
+    build(name, args)  # a bad size is told before the download
     try:
-        model: Any = timm.create_model(name, pretrained=True, num_classes=0, **args)
+        model: Any = timm.create_model(name, pretrained=True, **args)
     except Exception as error:  # hub clients raise errors of many packages
         raise GtaError(
             f"the weights of {spec!r} could not be fetched ({type(error).__name__}: {str(error)[:200]}). Check the "
             "network, or download the checkpoint elsewhere and give its file: --source FILE.safetensors"
         ) from error
-    _check_vit(model, spec)
-    config = model.pretrained_cfg
     model.info = SourceInfo(
         spec=spec,
         architecture=name,
         model_args={"img_size": int(model.patch_embed.img_size[0])},
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
+        mean=tuple(model.pretrained_cfg["mean"]),
+        std=tuple(model.pretrained_cfg["std"]),
         matched=tuple(k for k in model.state_dict() if not k.startswith(_HEADS)),
     )
     return model
 
 
-def _check_vit(model: nn.Module, spec: str) -> None:
-    from timm.models.eva import Eva  # DINOv3's, with rotary positions
-    from timm.models.vision_transformer import VisionTransformer
-
-    if not isinstance(model, (VisionTransformer, Eva)):
-        raise GtaError(f"{spec} is a {type(model).__name__}, no plain Vision Transformer of timm.")
-
-
-# --- file -------------------------------------------------------------------------------------------------
-
-
-def _from_file(spec: str, path: Path, image_size: int | None, heads: int | None) -> nn.Module:
+def _from_file(spec: str, image_size: int | None, heads: int | None) -> nn.Module:
     import timm
 
-    if heads is not None and heads < 1:
-        raise GtaError(f"heads={heads} is no number of attention heads: write 1 or more.")
+    path = EMBEDDED.get(spec, Path(spec))
     raw, metadata = read_checkpoint(path)
-    layout, found = recognise(raw, path)
-    bad = [k for k, v in found.tensors.items() if v.is_floating_point() and not v.isfinite().all()]
-    if bad:
-        raise GtaError(f"{path}: {len(bad)} tensors hold NaN or infinity, {bad[0]} among them; the file is damaged.")
-    name = metadata.get("architecture", "")
-    if name and timm.is_model(name):
-        architecture, args = name, _model_args(metadata, path)
-    elif "img_size" in found.args:  # the layout says it all
-        architecture, args = str(found.architecture), dict(found.args)
-    else:
-        architecture, args = infer_architecture(found.tensors, path, heads)
-        architecture, args = found.architecture or architecture, args | dict(found.args)
-        if found.guess:
-            warnings.warn(f"{spec}: {found.guess}.", stacklevel=3)
+    try:
+        layout, found, others = recognise(raw)
+        bad = [k for k, v in (others | found.tensors).items() if v.is_floating_point() and not v.isfinite().all()]
+        if bad:
+            raise GtaError(f"{len(bad)} tensors hold NaN or infinity, {bad[0]} among them; the file is damaged.")
+        mean = _channels(metadata, "mean", found.mean or IMAGENET_MEAN)
+        std = _channels(metadata, "std", found.std or IMAGENET_STD)
+        architecture = metadata.get("architecture", "")
+        if architecture and timm.is_model(architecture):
+            args = _model_args(metadata)
+        elif "img_size" in found.args:  # the layout says it all
+            architecture, args = str(found.architecture), dict(found.args)
+        else:
+            architecture, args = infer_architecture(found.tensors, heads)
+            architecture, args = found.architecture or architecture, args | dict(found.args)
+            if found.guess:
+                warnings.warn(f"{spec}: {found.guess}.", stacklevel=3)
+    except GtaError as error:
+        raise GtaError(f"{path}: {error}") from error.__cause__
     if heads is not None:
         args["num_heads"] = heads
     if image_size is None and "img_size" not in args:
-        default: Any = build(architecture, {**args, "num_classes": 0})
-        _check_vit(default, spec)
-        image_size = default.patch_embed.img_size[0]
+        image_size = build(architecture, {**args, "num_classes": 0}).patch_embed.img_size[0]
     args["img_size"] = image_size or args["img_size"]
-    model: Any = build(architecture, {**args, "num_classes": 0})
-    return _fill(model, found, layout.name, spec, architecture, args, metadata)
+    model = build(architecture, {**args, "num_classes": 0})
+    return _fill(model, found.tensors, others, SourceInfo(spec, architecture, args, mean, std, layout=layout.name))
 
 
-def _model_args(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
+def _fill(model: Any, tensors: Tensors, others: Tensors, info: SourceInfo) -> nn.Module:
+    """Load the tensors, their position and patch embeddings resampled by timm, and put what was found at `.info`."""
+    from timm.models import eva, vision_transformer
+
+    wanted = {k: v.shape for k, v in model.state_dict().items() if not k.startswith(_HEADS)}
+    try:
+        if isinstance(model, eva.Eva):
+            converted = eva.checkpoint_filter_fn(tensors, model)
+        else:
+            converted = vision_transformer.checkpoint_filter_fn(tensors, model, adapt_layer_scale=True)
+    except (RuntimeError, AssertionError, ValueError, IndexError, AttributeError) as error:
+        raise GtaError(
+            f"{info.spec}: its position or patch embedding does not fit {info.architecture}: {error}"
+        ) from error
+    fitting = {k: v for k, v in converted.items() if k in wanted and v.shape == wanted[k] and v.is_floating_point()}
+    model.info = info = replace(
+        info,
+        matched=tuple(k for k in wanted if k in fitting),
+        missing=tuple(k for k in wanted if k not in fitting),
+        unexpected=tuple(k for k in (*others, *converted) if k not in wanted),
+    )
+    missing = info.missing if info.coverage < MIN_COVERAGE else [k for k in info.missing if len(wanted[k]) > 1]
+    if missing:
+        raise GtaError(
+            f"{info.spec}, read as {info.layout}, fills only {len(info.matched)} of {len(wanted)} keys "
+            f"({info.coverage:.0%}) of {info.architecture} {info.model_args}, where {MIN_COVERAGE:.0%} and every "
+            "matrix are needed: the file is partial or of another architecture. "
+            f"Missing: {some(missing)}. Not used: {some(info.unexpected)}."
+        )
+    if info.missing:
+        warnings.warn(
+            f"{info.spec} lacks {len(info.missing)} of {len(wanted)} keys of {info.architecture}; they keep random "
+            f"values: {some(info.missing)}.",
+            stacklevel=4,
+        )
+    model.load_state_dict(fitting, strict=False)
+    return model
+
+
+def _model_args(metadata: Mapping[str, str]) -> dict[str, Any]:
     text = metadata.get("model_args", "{}")
     try:
         args = json.loads(text)
     except ValueError:
         args = None
     if not isinstance(args, dict):
-        raise GtaError(f"{path}: its metadata's model_args is no JSON object: {text[:80]!r}.")
-    args.pop("num_classes", None)
-    return args
+        raise GtaError(f"its metadata's model_args must be a JSON object, got {text[:80]!r}.")
+    return {k: v for k, v in args.items() if k != "num_classes"}
 
 
-def _fill(
-    model: Any,
-    found: Converted,
-    layout: str,
-    spec: str,
-    architecture: str,
-    args: dict[str, Any],
-    metadata: Mapping[str, str],
-) -> nn.Module:
-    from timm.models.vision_transformer import checkpoint_filter_fn
-
-    _check_vit(model, spec)
-    wanted = {k: v.shape for k, v in model.state_dict().items() if not k.startswith(_HEADS)}
-    try:
-        converted = checkpoint_filter_fn(found.tensors, model)  # resamples the position embedding
-    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-        raise GtaError(f"{spec}: its position or patch embedding does not fit {architecture}: {error}") from error
-    fitting = {k: v for k, v in converted.items() if k in wanted and v.shape == wanted[k] and v.is_floating_point()}
-    info = SourceInfo(
-        spec=spec,
-        architecture=architecture,
-        model_args=args,
-        mean=_channels(metadata, "mean", found.mean or IMAGENET_MEAN, spec),
-        std=_channels(metadata, "std", found.std or IMAGENET_STD, spec),
-        layout=layout,
-        matched=tuple(k for k in wanted if k in fitting),
-        missing=tuple(k for k in wanted if k not in fitting),
-        unexpected=tuple(k for k in converted if k not in wanted),
-    )
-    matrices = tuple(k for k in info.missing if len(wanted[k]) > 1)
-    missing = info.missing if info.coverage < MIN_COVERAGE else matrices
-    if missing:
-        raise GtaError(
-            f"{spec}, read as {layout}, fills only {len(info.matched)} of {len(wanted)} keys ({info.coverage:.0%}) of "
-            f"{architecture} {args}, where {MIN_COVERAGE:.0%} and every matrix are needed: the file is partial or of "
-            f"another architecture. Missing: {some(missing)}. Not used: {some(info.unexpected)}."
-        )
-    if info.missing:
-        warnings.warn(
-            f"{spec} lacks {len(info.missing)} of {len(wanted)} keys of {architecture}; they keep random values: "
-            f"{some(info.missing)}.",
-            stacklevel=4,
-        )
-    model.load_state_dict(fitting, strict=False)
-    model.info = info
-    return model
-
-
-def _channels(metadata: Mapping[str, str], key: str, default: tuple[float, ...], spec: str) -> tuple[float, ...]:
+def _channels(metadata: Mapping[str, str], key: str, default: tuple[float, ...]) -> tuple[float, ...]:
     """Mean or standard deviation of the colour channels."""
-    if key not in metadata:
-        return default
     try:
-        values = tuple(float(x) for x in metadata[key].split(","))
+        values = tuple(float(x) for x in metadata[key].split(",")) if key in metadata else default
     except ValueError:
         values = ()
     if not values or not all(map(math.isfinite, values)) or (key == "std" and min(values) <= 0):
-        raise GtaError(f"{spec}: its metadata's {key} is {metadata[key]!r}; write numbers such as 0.5,0.5,0.5.")
+        raise GtaError(f"its metadata's {key} must be numbers such as 0.5,0.5,0.5, got {metadata[key]!r}.")
     return values

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from gta.errors import GtaError
+from gta.sources.info import IMAGENET_MEAN, IMAGENET_STD, SourceInfo
 
 _HEAD = ("classifier.", "pooler.", "head.")
 
@@ -52,9 +53,17 @@ def load(spec: str, image_size: int | None) -> nn.Module:
         raise GtaError(
             f"{spec} leaves {len(missing)} keys of {type(model).__name__} unfilled, {missing[:3]} among them."
         )
-    size = _image_size(model.config, spec, image_size)
     mean, std = _normalisation(name)
-    return _with_info(model, spec, size, mean, std)
+    model.info = SourceInfo(
+        spec=spec,
+        architecture=type(model).__name__,
+        model_args={"img_size": _image_size(model.config, spec, image_size)},
+        mean=mean,
+        std=std,
+        layout="transformers",
+        matched=tuple(model.state_dict()),
+    )
+    return model
 
 
 def is_folder(spec: str) -> bool:
@@ -110,23 +119,6 @@ def _image_size(config: Any, spec: str, wanted: int | None) -> int:
 def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     from transformers.utils import cached_file
 
-    from gta.sources.loading import IMAGENET_MEAN, IMAGENET_STD
-
     file = cached_file(name, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     config = json.loads(Path(file).read_text()) if file else {}
     return tuple(config.get("image_mean", IMAGENET_MEAN)), tuple(config.get("image_std", IMAGENET_STD))
-
-
-def _with_info(model: Any, spec: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
-    from gta.sources.loading import SourceInfo
-
-    model.info = SourceInfo(
-        spec=spec,
-        architecture=type(model).__name__,
-        model_args={"img_size": size},
-        mean=mean,
-        std=std,
-        layout="transformers",
-        matched=tuple(model.state_dict()),
-    )
-    return model

@@ -12,7 +12,7 @@ from gta.attention.maps import logits_and_rows, patch_grid
 from gta.attention.metrics import jaccard, object_mass, patch_attention
 from gta.data.reading import Sample
 from gta.data.transforms import TestViews, loader
-from gta.sources.loading import SourceInfo
+from gta.sources.info import SourceInfo
 from gta.vit.structure import vit_info
 
 Measures = dict[str, float | None]

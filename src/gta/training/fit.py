@@ -23,7 +23,8 @@ from gta.errors import GtaError
 from gta.files import write_json
 from gta.methods.base import Batches
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
-from gta.sources.loading import SourceInfo, load_source, new_target, source_info
+from gta.sources.info import SourceInfo, source_info
+from gta.sources.loading import load_source, new_target
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
 from gta.training.recorder import Recorder

@@ -13,7 +13,8 @@ from gta.data.images import open_rgb, readable
 from gta.data.reading import Sample, read_photos, read_split
 from gta.data.transforms import test_view
 from gta.errors import GtaError
-from gta.sources.loading import load_source, source_info
+from gta.sources.info import source_info
+from gta.sources.loading import load_source
 from gta.training.evaluate import measure
 from gta.training.options import TrainOptions
 from gta.training.run_folder import load_weights, read_options

@@ -13,7 +13,7 @@ from torch import nn
 
 from gta.attention.plots import draw_maps
 from gta.data.reading import Photos
-from gta.sources.loading import SourceInfo
+from gta.sources.info import SourceInfo
 from gta.training.evaluate import measure, validate
 from gta.training.run_folder import RESULTS, save_weights
 

@@ -113,7 +113,7 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
     The metadata has `architecture`, `model_args`, `mean`, `std` and `classes`.
     """
-    from gta.sources.checkpoints.files import read_checkpoint
+    from gta.sources.checkpoint_files import read_checkpoint
     from gta.sources.loading import build
 
     if not (folder / WEIGHTS).is_file():

@@ -20,7 +20,7 @@ from gta.files import cache_folder
 from gta.methods.base import Method
 from gta.methods.compose import ComposedMethod
 from gta.methods.gta import GTA
-from gta.sources.loading import SourceInfo, digest
+from gta.sources.info import SourceInfo, digest
 from gta.training.options import TrainOptions
 from gta.vit.capture import run_and_capture
 

@@ -13,7 +13,8 @@ def source(spec: str, *, image_size: int | None = None, heads: int | None = None
         heads: Attention heads, where they are not width / 64 and the file does not say.
         json: Print JSON instead of a table.
     """
-    from gta.sources.loading import digest, load_source, source_info
+    from gta.sources.info import digest, source_info
+    from gta.sources.loading import load_source
     from gta.vit.structure import vit_info
 
     model = load_source(spec, image_size, heads=heads)

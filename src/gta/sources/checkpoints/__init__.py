@@ -1,5 +1,4 @@
-"""Checkpoints by the file as their authors publish it: read without running anything, recognised, renamed to timm's.
+"""Checkpoint layouts: one layout, one file with a `Layout` called LAYOUT; files whose name begins with _ are helpers.
 
-One short file per family. A family is a `Layout`: the keys it is recognised by, and a function that renames its
-tensors. Adding one is a file and its line in `LAYOUTS` of `recognise.py`.
+A layout says by which keys a file is recognised, and renames its tensors to timm's. A new one is a new file here.
 """

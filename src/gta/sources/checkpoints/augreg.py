@@ -1,122 +1,105 @@
-"""Google's JAX checkpoints, .npz: ViT and AugReg (Steiner et al. 2022, github.com/google-research/vision_transformer),
-and big_vision's (github.com/google-research/big_vision), the image tower of SigLIP (Zhai et al. 2023) among them.
+"""Google's JAX checkpoints, .npz: ViT and AugReg (Steiner et al. 2022, github.com/google-research/vision_transformer).
 
-Kernels are (in, out) and attention's (width, heads, head width); both are turned into torch's (out, in). big_vision
-counts modules of a kind from 0 each, AugReg all modules of a block, and SigLIP's blocks may be stacked along a first
-axis. Images are normalised by mean and deviation 0.5.
+Kernels are (in, out), attention's (width, heads, head width); both are turned into torch's (out, in). Modules of a
+block are counted together; big_vision, which is converted here too, counts those of a kind from 0 each, and may stack
+its blocks along a first axis.
+
+timm's own reader (`_load_weights`) is not used: it opens the path itself, needs JAX for bfloat16, does not say what it
+left out, and resamples positions bilinearly.
 """
 
-from __future__ import annotations
+import re
+from collections import defaultdict
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from gta.errors import GtaError
-from gta.sources.checkpoints.layout import Converted, Layout, Tensors
+from gta.sources.checkpoints.siglip import HALF
+from gta.sources.layout import Converted, Layout, Tensors
 
-_HALF = (0.5, 0.5, 0.5)
-_STEM = "embedding/kernel"
-_ATTENTION, _MLP = "MultiHeadDotProductAttention", "MlpBlock"
+STEM = "embedding/kernel"
+COMMON = (STEM, "embedding/bias", "Transformer/encoder_norm/scale")
+_POSITIONS = "Transformer/posembed_input/pos_embedding"
+_STACKED = "Transformer/encoderblock/"
+_MODULE = re.compile(r"(?:Transformer/encoderblock_(\d+)|MAPHead_0)/(.+)")
+_NAMES = {
+    "embedding/bias": "patch_embed.proj.bias",
+    "cls": "cls_token",
+    _POSITIONS: "pos_embed",
+    "pos_embedding": "pos_embed",
+    "Transformer/encoder_norm/scale": "norm.weight",
+    "Transformer/encoder_norm/bias": "norm.bias",
+    "head/bias": "head.bias",
+}
 
 
-def _convert(tensors: Tensors) -> Converted:
+def convert(tensors: Tensors) -> Converted:
+    """AugReg's, big_vision's or SigLIP's tensors under timm's names.
+
+    Raises:
+        GtaError: a hybrid, whose patches come out of a ResNet.
+    """
     if "conv_root/kernel" in tensors:
         raise GtaError("this is a hybrid: its patches come out of a ResNet (conv_root/kernel). Use a plain ViT's file.")
-    theirs = _unstacked(tensors)
-    out: Tensors = {"patch_embed.proj.weight": theirs[_STEM].permute(3, 2, 0, 1)}
-    plain = {
-        "embedding/bias": "patch_embed.proj.bias",
-        "cls": "cls_token",
-        "Transformer/posembed_input/pos_embedding": "pos_embed",
-        "pos_embedding": "pos_embed",
-        "Transformer/encoder_norm/scale": "norm.weight",
-        "Transformer/encoder_norm/bias": "norm.bias",
-        "head/bias": "head.bias",
-    }
-    out |= {ours: theirs[key] for key, ours in plain.items() if key in theirs}
-    if "head/kernel" in theirs:
-        out["head.weight"] = theirs["head/kernel"].T
-    for number in sorted({int(k.split("/")[1][13:]) for k in theirs if k.startswith("Transformer/encoderblock_")}):
-        at = f"Transformer/encoderblock_{number}/"
-        block = {k.removeprefix(at): v for k, v in theirs.items() if k.startswith(at)}
-        out |= {f"blocks.{number}.{k}": v for k, v in _block(block).items()}
-    args: dict[str, object] = {}
-    query = next((k for k in theirs if k.endswith("/query/kernel") and "encoderblock" in k), None)
-    if query is not None:
-        args["num_heads"] = theirs[query].shape[1]
-    if any(k.startswith("MAPHead_0/") for k in theirs):
-        pool = {k.removeprefix("MAPHead_0/"): v for k, v in theirs.items() if k.startswith("MAPHead_0/")}
-        out |= {f"attn_pool.{k}": v for k, v in _pool(pool).items()}
-        return Converted(out, "vit_base_patch16_siglip_224", {**args, "global_pool": "map"}, _HALF, _HALF)
-    return Converted(out, None, args, _HALF, _HALF)
+    out: Tensors = {"patch_embed.proj.weight": tensors[STEM].permute(3, 2, 0, 1)}
+    out |= {ours: tensors[key] for key, ours in _NAMES.items() if key in tensors}
+    if "head/kernel" in tensors:
+        out["head.weight"] = tensors["head/kernel"].T
+    args: dict[str, Any] = {}
+    modules: defaultdict[str, Tensors] = defaultdict(dict)
+    for key, value in _unstacked(tensors).items():
+        if match := _MODULE.fullmatch(key):
+            modules[f"blocks.{match[1]}." if match[1] else "attn_pool."][match[2]] = value
+            if match[1] and key.endswith("/query/kernel"):
+                args["num_heads"] = value.shape[1]
+    for at, theirs in modules.items():
+        out |= {at + name: value for name, value in _module(theirs, pooling=at == "attn_pool.").items()}
+    if "attn_pool." in modules:
+        return Converted(out, "vit_base_patch16_siglip_224", args | {"global_pool": "map"}, HALF, HALF)
+    return Converted(out, None, args, HALF, HALF)
 
 
 def _unstacked(tensors: Tensors) -> Tensors:
     """Blocks stacked along a first axis, apart."""
-    at = "Transformer/encoderblock/"
-    out = {k: v for k, v in tensors.items() if not k.startswith(at)}
-    for key in (k for k in tensors if k.startswith(at)):
-        for number, value in enumerate(tensors[key]):
-            out[f"Transformer/encoderblock_{number}/{key.removeprefix(at)}"] = value
+    out = {k: v for k, v in tensors.items() if not k.startswith(_STACKED)}
+    for key in tensors.keys() - out.keys():
+        name = key.removeprefix(_STACKED)
+        out |= {f"Transformer/encoderblock_{number}/{name}": value for number, value in enumerate(tensors[key])}
     return out
 
 
-def _block(theirs: Tensors) -> Tensors:
-    first, second = sorted({k.split("/")[0] for k in theirs if k.startswith("LayerNorm_")})[:2]
-    attention = next(k.split("/")[0] for k in theirs if k.startswith(_ATTENTION))
-    qkv = [_attention_in(theirs, f"{attention}/{part}") for part in ("query", "key", "value")]
-    return {
-        **_norm(theirs, first, "norm1"),
-        "attn.qkv.weight": torch.cat([weight for weight, _ in qkv]),
-        "attn.qkv.bias": torch.cat([bias for _, bias in qkv]),
-        "attn.proj.weight": theirs[f"{attention}/out/kernel"].flatten(0, 1).T,
-        "attn.proj.bias": theirs[f"{attention}/out/bias"],
-        **_norm(theirs, second, "norm2"),
-        **_mlp(theirs),
-    }
+def _module(theirs: Tensors, pooling: bool) -> Tensors:
+    """A block, or SigLIP's pooling by attention of a learned query (`probe`)."""
+    attention = "" if pooling else "attn."
+    out: Tensors = {}
+    parts: Tensors = {}  # of attention: query, key, value
+    for key, value in theirs.items():
+        module, _, inner = key.partition("/")
+        layer, _, kind = inner.rpartition("/")
+        suffix = "bias" if kind == "bias" else "weight"
+        if module == "probe":
+            out["latent"] = value
+        elif module.startswith("LayerNorm"):
+            out[f"{'norm' if pooling else 'norm1' if module.endswith('_0') else 'norm2'}.{suffix}"] = value
+        elif layer in ("query", "key", "value"):
+            parts[f"{layer}.{suffix}"] = value.flatten(1).T if kind == "kernel" else value.flatten()
+        else:
+            name = {"out": f"{attention}proj", "Dense_0": "mlp.fc1", "Dense_1": "mlp.fc2"}[layer]
+            out[f"{name}.{suffix}"] = value.flatten(0, -2).T if kind == "kernel" else value
+    for suffix in ("weight", "bias"):
+        q, k, v = (parts[f"{part}.{suffix}"] for part in ("query", "key", "value"))
+        if pooling:
+            out |= {f"q.{suffix}": q, f"kv.{suffix}": torch.cat([k, v])}
+        else:
+            out[f"attn.qkv.{suffix}"] = torch.cat([q, k, v])
+    return out
 
 
-def _pool(theirs: Tensors) -> Tensors:
-    """SigLIP's pooling by attention of a learned query."""
-    attention = next(k.split("/")[0] for k in theirs if k.startswith(_ATTENTION))
-    (q, q_bias), (k, k_bias), (v, v_bias) = (
-        _attention_in(theirs, f"{attention}/{p}") for p in ("query", "key", "value")
-    )
-    return {
-        "latent": theirs["probe"],
-        "q.weight": q,
-        "q.bias": q_bias,
-        "kv.weight": torch.cat([k, v]),
-        "kv.bias": torch.cat([k_bias, v_bias]),
-        "proj.weight": theirs[f"{attention}/out/kernel"].flatten(0, 1).T,
-        "proj.bias": theirs[f"{attention}/out/bias"],
-        **_norm(theirs, "LayerNorm_0", "norm"),
-        **_mlp(theirs),
-    }
-
-
-def _attention_in(theirs: Tensors, at: str) -> tuple[Tensor, Tensor]:
-    return theirs[f"{at}/kernel"].flatten(1).T, theirs[f"{at}/bias"].flatten()
-
-
-def _norm(theirs: Tensors, at: str, name: str) -> Tensors:
-    return {f"{name}.weight": theirs[f"{at}/scale"], f"{name}.bias": theirs[f"{at}/bias"]}
-
-
-def _mlp(theirs: Tensors) -> Tensors:
-    at = next(k.split("/")[0] for k in theirs if k.startswith(_MLP))
-    return {
-        f"mlp.fc{i + 1}.{ours}": theirs[f"{at}/Dense_{i}/{name}"].T
-        if name == "kernel"
-        else theirs[f"{at}/Dense_{i}/{name}"]
-        for i in (0, 1)
-        for ours, name in (("weight", "kernel"), ("bias", "bias"))
-    }
-
-
-_COMMON = (_STEM, "embedding/bias", "Transformer/encoder_norm/scale")
-_AUGREG = ("cls", "Transformer/posembed_input/pos_embedding", "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel")
-AUGREG = Layout(
-    "AugReg's .npz", _STEM, _COMMON + _AUGREG, _convert, marks=("Transformer/posembed_input/pos_embedding",)
+LAYOUT = Layout(
+    "AugReg's .npz",
+    convert,
+    STEM,
+    (_POSITIONS,),
+    typical_keys=(*COMMON, "cls", _POSITIONS, "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"),
 )
-BIG_VISION = Layout("big_vision's .npz", _STEM, (*_COMMON, "pos_embedding"), _convert, marks=("pos_embedding",))

@@ -4,47 +4,38 @@
 are built as they are.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
 from torch import Tensor
 
-from gta.sources.checkpoints.layout import PLAIN, STEM, Converted, Layout, Tensors
+from gta.sources.layout import Layout, Tensors
 
 
-def sin_cos_positions(side: int, width: int) -> Tensor:
-    """MAE's positions of side × side patches, (1, 1 + side², width) float32; that of [cls] is zero.
+def sin_cos_positions(side: int, width: int, columns_first: bool = True) -> Tensor:
+    """Fixed positions of side × side patches, (1, 1 + side², width) float32; that of [cls] is zero.
 
-    Half of the channels are of the column, half of the row; each half is sin and cos of the index times
-    10000^(−i / (width / 4)).
+    Half of the channels are of the column, half of the row, MoCo v3's in the other order than MAE's; each half is sin
+    and cos of the index times 10000^(−i / (width / 4)).
     """
-    rates = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * rates
-    one = torch.cat([angles.sin(), angles.cos()], 1)  # (side, width / 2)
-    grid = torch.cat([one[None].expand(side, -1, -1), one[:, None].expand(-1, side, -1)], -1)
-    return torch.cat([torch.zeros(1, width), grid.reshape(side * side, width).float()])[None]
+    from timm.layers import build_sincos2d_pos_embed
+
+    rows, columns = build_sincos2d_pos_embed([side, side], width, interleave_sin_cos=True).chunk(2, -1)
+    grid = torch.cat([columns, rows] if columns_first else [rows, columns], -1)
+    return torch.cat([torch.zeros(1, width), grid])[None]
 
 
-def square_side(position: Tensor) -> int:
-    """Patches along the side of positions (1, 1 + side², width); 0 where they are not of that form."""
+def has_sin_cos_positions(tensors: Tensors, columns_first: bool = True) -> bool:
+    """Whether these are the file's positions, within 2e-3 (half precision)."""
+    position = tensors["pos_embed"]
     side = math.isqrt(max(0, position.shape[1] - 1)) if position.ndim == 3 else 0
-    return side if side and position.shape[1] == side * side + 1 and position.shape[2] % 4 == 0 else 0
+    if not side or position.shape[1] != side * side + 1 or position.shape[2] % 4:
+        return False
+    return torch.allclose(position.float(), sin_cos_positions(side, position.shape[2], columns_first), atol=2e-3)
 
 
 def _is_mae(tensors: Tensors) -> bool:
-    if "decoder_embed.weight" in tensors:
-        return True
-    position = tensors["pos_embed"]
-    side = square_side(position)
-    if side == 0:
-        return False
-    return torch.allclose(position.float(), sin_cos_positions(side, position.shape[2]), atol=2e-3)
+    return "decoder_embed.weight" in tensors or has_sin_cos_positions(tensors)
 
 
-def _convert(tensors: Tensors) -> Converted:
-    return Converted(tensors)
-
-
-MAE = Layout("MAE", STEM, PLAIN, _convert, marks=("cls_token", "pos_embed"), sign=_is_mae)
+LAYOUT = Layout("MAE", required_keys=("cls_token", "pos_embed"), condition=_is_mae, precedence=2)

@@ -1,4 +1,7 @@
-"""Read the tensors of a checkpoint file or folder without running anything that is in it."""
+"""Read the tensors of a checkpoint file or folder without running anything that is in it.
+
+timm's and Lightning's readers know neither the wrappers of self-supervised training nor the limits below.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ import json
 import pathlib
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from gta.errors import GtaError
 _WRAPPERS = ("teacher", "student", "model_ema", "state_dict_ema", "model", "state_dict")  # the first that is there wins
 _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_INFLATION = 10  # times that an archive of weights may grow when unpacked; weights hardly compress at all
+_MAX_GROWTH = 10  # times that an archive of weights may grow when unpacked; weights hardly compress at all
 _SLACK = 1 << 20
 
 
@@ -43,72 +46,73 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return _read_folder(path)
     if not path.is_file():
         raise GtaError(
-            f"source {str(path)!r} is no file. Write a .safetensors, .pth, .pt, .ckpt or .npz file, a folder "
+            f"there is no file {str(path)!r}. A source must be a .safetensors, .pth, .pt, .ckpt or .npz file, a folder "
             "of timm's, or timm:NAME for weights from timm's hub, such as timm:vit_small_patch14_dinov2.lvd142m."
         )
-    metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        tensors, metadata = _read_safetensors(path)
-    elif path.suffix in _PICKLES:
-        tensors = _unwrap(_read_pickle(path), path)
-    elif path.suffix == ".npz":
-        tensors = _read_npz(path)
-    else:
+    if path.suffix not in (".safetensors", ".npz", *_PICKLES):
         raise GtaError(
-            f"source {str(path)!r} ends in {path.suffix!r}; read are .safetensors, .npz, {', '.join(_PICKLES)}."
+            f"source {str(path)!r} must end in .safetensors, .npz, {', '.join(_PICKLES)}; got {path.suffix!r}."
         )
+    try:
+        tensors, metadata = _read(path)
+    except GtaError:
+        raise
+    except Exception as error:  # zip, pickle, torch, numpy and safetensors raise errors of many kinds on damaged files
+        raise GtaError(
+            f"{path} cannot be read as plain tensors ({_reason(error)}). It is damaged or holds Python objects, which "
+            "are never run here: fetch it again, or save its state_dict as .safetensors where you trust it."
+        ) from error
     strange = [k for k, t in tensors.items() if t.layout != torch.strided or t.is_meta or t.is_quantized]
     if strange:
         raise GtaError(f"{path} holds sparse, quantised or empty tensors, {strange[0]} among them: save dense ones.")
-    claimed = sum(t.numel() * t.element_size() for t in tensors.values())
-    if claimed > _INFLATION * path.stat().st_size + _SLACK:
-        raise GtaError(
-            f"{path} has {path.stat().st_size:,} bytes, but its tensors claim {claimed:,}: they repeat or overlap, "
-            "which weights do not. It is not loaded."
-        )
+    _check_growth(path, sum(t.numel() * t.element_size() for t in tensors.values()), "its tensors repeat or overlap")
     return tensors, metadata
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
 
-    try:
         with safe_open(path, framework="pt") as file:
             return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise GtaError(f"{path} is no readable safetensors file ({error}); fetch it again.") from error
+    if zipfile.is_zipfile(path):  # refuse a bomb by what its directory says, before anything is unpacked
+        with zipfile.ZipFile(path) as archive:
+            _check_growth(path, sum(entry.file_size for entry in archive.infolist()), "it is compressed")
+    if path.suffix == ".npz":
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as arrays:
+            read = {k: _tensor(arrays[k]) for k in arrays.files}
+        return {k: v for k, v in read.items() if v is not None}, {}
+    with _value_types_allowed():
+        return _unwrap(torch.load(path, map_location="cpu", weights_only=True), path), {}
 
 
-def _read_pickle(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        _check_archive(path)
-    try:
-        with _harmless():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch raise errors of many kinds on damaged files
+def _check_growth(path: Path, claimed: int, reason: str) -> None:
+    size = path.stat().st_size
+    if claimed > _MAX_GROWTH * size + _SLACK:
         raise GtaError(
-            f"{path} cannot be read as plain tensors ({_reason(error)}). It is damaged or holds Python objects, which "
-            "are never run here: save its state_dict as .safetensors where you trust it."
-        ) from error
+            f"{path} has {size:,} bytes and would take {claimed:,} in memory: {reason} as weights do not. It is not "
+            "loaded."
+        )
 
 
-@contextmanager
-def _harmless() -> Iterator[None]:
+def _value_types_allowed() -> AbstractContextManager[None]:
     """Let through what keeps values and runs nothing: argparse.Namespace, in which DINO, iBOT and MAE have their
     options, paths, and numpy's numbers, under the name of their reader in numpy 1 and 2."""
     import numpy as np
 
     allow = getattr(torch.serialization, "safe_globals", None)  # not in torch 2.4, which refuses such files
     if allow is None:
-        yield
-        return
+        return nullcontext()
     types = {type(np.dtype(code)) for code in "?bhilBHILefd"}
-    with allow([argparse.Namespace, pathlib.PosixPath, np.dtype, *types, *map(_number, ("core", "_core"))]):
-        yield
+    readers = map(_numpy_scalar, ("core", "_core"))
+    allowed: AbstractContextManager[None] = allow([argparse.Namespace, pathlib.PosixPath, np.dtype, *types, *readers])
+    return allowed
 
 
-def _number(core: str) -> Any:
-    """numpy's reader of pickled numbers under the name it has in that module; torch goes by names."""
+def _numpy_scalar(core: str) -> Any:
+    """numpy's reader of pickled numbers under the name it has in that module; torch 2.5 goes by `__name__`."""
     import numpy as np
 
     reader = np.float64(0).__reduce__()[0]
@@ -120,42 +124,11 @@ def _number(core: str) -> Any:
     return scalar
 
 
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    import numpy as np
-
-    if not zipfile.is_zipfile(path):
-        raise GtaError(f"{path} is no .npz archive; fetch it again.")
-    _check_archive(path)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            read = {k: _tensor(arrays[k]) for k in arrays.files}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError, MemoryError) as error:
-        raise GtaError(
-            f"{path} cannot be read as plain arrays ({_reason(error)}). It is damaged or holds Python objects, which "
-            "are never run here."
-        ) from error
-    return {k: v for k, v in read.items() if v is not None}
-
-
 def _tensor(array: Any) -> Tensor | None:
     """A numpy array of floats as a tensor, None for steps and the like; bfloat16, which numpy lacks, is saved as V2."""
     if array.dtype.str == "|V2":
         return torch.from_numpy(array.view("<i2").copy()).view(torch.bfloat16)
     return torch.from_numpy(array.copy()) if array.dtype.kind == "f" else None
-
-
-def _check_archive(path: Path) -> None:
-    """Refuse a zip bomb by what its directory says, before anything is unpacked."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise GtaError(f"{path} is a damaged archive ({error}); fetch it again.") from error
-    if unpacked > _INFLATION * path.stat().st_size + _SLACK:
-        raise GtaError(
-            f"{path} has {path.stat().st_size:,} bytes and would unpack to {unpacked:,}: weights do not compress so "
-            "well. It is not opened."
-        )
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
@@ -164,7 +137,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
         if inner is None:
             return {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
         content = inner
-    raise GtaError(f"{path} holds a {type(content).__name__}, not a state dict of named tensors.")
+    raise GtaError(f"{path} must hold a state dict of named tensors, got a {type(content).__name__}.")
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -173,24 +146,21 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise GtaError(f"source {str(folder)!r} is a folder without {' or '.join(_WEIGHTS)}: give the weights' file.")
     tensors, metadata = read_checkpoint(file)
     config = folder / "config.json"
-    if config.is_file():
-        metadata = {**_folder_metadata(config), **metadata}
-    return tensors, metadata
+    return tensors, {**(_folder_metadata(config) if config.is_file() else {}), **metadata}
 
 
 def _folder_metadata(config: Path) -> dict[str, str]:
     """What timm's config.json says, as the metadata that a .safetensors file of `gta train` has."""
     try:
         said = json.loads(config.read_text(encoding="utf-8"))
-        architecture = said.get("architecture")
+        if said.get("architecture") is None:
+            return {}
         channels = said.get("pretrained_cfg", said)
         known = {k: ",".join(str(float(x)) for x in channels[k]) for k in ("mean", "std") if k in channels}
-        args = dict(said.get("model_args") or {})
+        args = json.dumps(dict(said.get("model_args") or {}))
+        return {"architecture": str(said["architecture"]), "model_args": args, **known}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise GtaError(f"{config} cannot be read as timm's description of a model: {error}") from error
-    if architecture is None:
-        return {}
-    return {"architecture": str(architecture), "model_args": json.dumps(args), **known}
 
 
 def _reason(error: Exception) -> str:
