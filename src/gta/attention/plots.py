@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gta.attention.maps import logits_and_rows, patch_grid
 from gta.attention.metrics import mean_map, patch_attention
-from gta.data.reading import Sample
+from gta.data.sample import Sample
 from gta.data.transforms import TestViews
 from gta.sources.loading import SourceInfo
 from gta.vit.attention_logits import anatomy

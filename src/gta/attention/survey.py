@@ -12,8 +12,9 @@ from gta.attention.localisation import correct_localisation, entropy, pointing_g
 from gta.attention.maps import logits_and_rows, patch_grid
 from gta.attention.metrics import numbers_in, object_mass, patch_attention
 from gta.attention.segmentation import object_jaccard, protocol_of
+from gta.data.loading import loader
 from gta.data.sample import Sample
-from gta.data.transforms import ObjectViews, loader
+from gta.data.transforms import ObjectViews
 from gta.errors import GtaError
 from gta.sources.loading import load_source, source_info
 from gta.vit.attention_logits import anatomy

@@ -25,8 +25,9 @@ from gta.acceleration.source_precision import has_fast_bf16
 from gta.attention.maps import logits_and_rows
 from gta.attention.plots import draw_maps
 from gta.data.datasets import resolved
+from gta.data.loading import EpochSampler, loader, workers_for
 from gta.data.reading import Photos, read_photos
-from gta.data.transforms import EpochSampler, TestViews, TrainViews, loader, normalised, workers_for
+from gta.data.transforms import TestViews, TrainViews, normalised
 from gta.errors import GtaError
 from gta.files import write_json
 from gta.methods import parts_of

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gta.acceleration.row_store import Pair, RowStore, default_root, size
+from gta.data.loading import loader
 from gta.data.reading import Photos
-from gta.data.transforms import TrainViews, loader, normalised, view_seed
+from gta.data.transforms import TrainViews, normalised, view_seed
 from gta.errors import GtaError
 from gta.methods.base import Part, mixes
 from gta.methods.compose import Recipe, part_name
