@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gta.cli.parser import parse
-from gta.data.datasets import SETS
+from gta.data.datasets import DATASETS
 from gta.training.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +45,6 @@ def test_the_papers_recipes_name_their_set_and_share(stem, monkeypatch):
     read = options(words)
     assert read.fraction == int(percent) / 100
     assert read.data.startswith(f"{name}:")
-    assert name in SETS
+    assert name in DATASETS
     for part in ("arXiv 2401.02656", "Our assumptions", "not measured"):
         assert part in text

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
-from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from PIL import Image
 
 from gta import GtaError
 from gta.cli import main
-from gta.data.datasets import SETS, list_data, resolved
+from gta.data.datasets import DATASETS, list_data, resolved
 from gta.data.images import open_mask
 from gta.data.reading import read_photos
+from gta.data.sample import DataSet, Listing, Sample
 from gta.training.predict import evaluate_run
 from gta.training.run_folder import read_options
 from tests.data import archives
@@ -42,6 +44,11 @@ OFFICIAL = {
 NEEDS = {"pcam": "h5py"}
 
 
+def test_the_documents_name_every_set():
+    table = (Path(__file__).parents[2] / "docs/data.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)[`:]", table, re.MULTILINE)) == sorted(DATASETS)
+
+
 def made(name, root):
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed")
@@ -52,9 +59,8 @@ def made(name, root):
 def small(monkeypatch):
     """Expect the counts of the archives made here, and of classes two."""
     for name, counts in COUNTS.items():
-        module = import_module(SETS[name])
         classes = 102 if name == "flowers" else 2  # torchvision knows the names of all flowers
-        monkeypatch.setattr(module, "SET", replace(module.SET, expected=counts, classes=classes))
+        monkeypatch.setitem(DATASETS._entries, name, replace(DATASETS[name], expected=counts, classes=classes))
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -76,9 +82,8 @@ def test_the_official_layout_is_read_with_its_split(tmp_path, small, name):
 
 @pytest.mark.parametrize("name", NAMED)
 def test_official_counts(name):
-    module = import_module(SETS[name])
-    classes, train, test = OFFICIAL[name]
-    assert (module.SET.classes, module.SET.expected["train"], module.SET.expected["test"]) == (classes, train, test)
+    of = DATASETS[name]
+    assert (of.classes, of.expected["train"], of.expected["test"]) == OFFICIAL[name]
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -94,12 +99,11 @@ def test_another_count_than_the_official_is_told_with_where_to_get_it(tmp_path, 
 def test_another_folder_is_refused_with_what_it_must_hold(tmp_path, name):
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed")
-    module = import_module(SETS[name])
     for root in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(GtaError) as refusal:
             list_data(f"{name}:{root}")
-        assert module.SET.layout in str(refusal.value)
-        assert module.SET.source in str(refusal.value)
+        assert DATASETS[name].layout in str(refusal.value)
+        assert DATASETS[name].source in str(refusal.value)
         assert ("--download" in str(refusal.value)) == (name != "cars")
     with pytest.raises(GtaError, match=f"{name}:ROOT"):
         list_data(f"{name}:")
@@ -259,7 +263,7 @@ def test_a_table_of_paths(tmp_path):
     assert {k: len(v) for k, v in list_data(table).splits.items()} == {"train": 6}
     for text, word in (
         ("file,label\na,b\n", "path,label"),
-        ("path,label,split\na.jpg,b,dev\n", "line 2: split 'dev'"),
+        ("path,label,split\na.jpg,b,dev\n", "line 2: split must be .*'dev'"),
         ("path,label\na.jpg,b\na.jpg,c\n", "line 3: a.jpg is in line 2"),
         ("path,label\na.jpg,\n", "line 2: path or label is empty"),
         ("path,label,split\na.jpg,b,test\n", "no training image"),
@@ -272,9 +276,9 @@ def test_a_table_of_paths(tmp_path):
 
 
 def test_names_nobody_knows(tmp_path):
-    with pytest.raises(GtaError, match=r"no data set is called 'birds'.*cub, cars"):
+    with pytest.raises(GtaError, match=r"must be one of aircraft, cars, .*, got 'birds'"):
         list_data(f"birds:{tmp_path}")
-    with pytest.raises(GtaError, match="--download fetches data sets by name"):
+    with pytest.raises(GtaError, match="--download fetches NAME:ROOT, .*pets"):
         list_data(tmp_path, download=True)
     with pytest.raises(GtaError, match="no folder called train"):
         list_data("/nowhere/12:30")  # a colon in a path is no name
@@ -345,3 +349,36 @@ def test_a_named_set_trains_and_evaluates(tmp_path, small, source_file, monkeypa
     measures = evaluate_run(tmp_path / "run")
     assert measures["object_mass"] == pytest.approx(results["object_mass"], rel=1e-5)
     assert evaluate_run(tmp_path / "run", split="train")["images"] == 2
+
+
+def test_a_set_added_at_run_time_is_checked_and_trained_on(tmp_path, source_file, capsys):
+    def read(root):
+        splits = {}
+        for row in (root / "list.txt").read_text().splitlines():
+            split, name, label = row.split()
+            splits.setdefault(split, []).append(Sample(root / name, name, int(label)))
+        return Listing(root, ("owl", "wren"), splits)
+
+    root = tmp_path / "anywhere"
+    rows = [f"{split} {split}{i}.png {i % 2}" for split, count in (("train", 4), ("val", 2), ("test", 2))
+            for i in range(count)]  # fmt: skip
+    archives.lines(root / "list.txt", *rows)
+    for i, row in enumerate(rows):
+        archives.picture(root / row.split()[1], i)
+    expected = {"train": 4, "val": 2, "test": 2}
+    DATASETS.add("mine", DataSet("my own birds", "Ask me.", "ROOT holds list.txt.", 2, expected, read))
+    try:
+        assert main(["data", "check", f"mine:{root}", "--json", "--pictures", str(tmp_path / "sheet.png")]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["data"], found["classes"], found["train_images"]) == (f"mine:{root}", 2, 4)
+        words = ["--source", str(source_file), "--image-size", "40", "--epochs", "1", "--batch-size", "2"]
+        assert main(["train", "--data", f"mine:{root}", "--out", str(tmp_path / "run"), *words]) == 0
+        results = json.loads((tmp_path / "run/results.json").read_text())
+        assert [results[f"{split}_images"] for split in expected] == [4, 2, 2]
+        (root / "list.txt").unlink()
+        assert main(["data", "check", f"mine:{root}"]) == 2
+        assert "cannot be read as my own birds" in capsys.readouterr().err
+        with pytest.raises(GtaError, match="one of .*, mine, got 'birds'"):
+            list_data(f"birds:{root}")
+    finally:
+        DATASETS.remove("mine")

@@ -130,24 +130,26 @@ def test_the_check_finds_what_is_wrong(photos, tmp_path, capsys):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width == 6 * 132
     (photos / "test/class 0/broken.jpg").write_bytes(b"")
+    Image.new("L", (9, 9)).save(photos / "masks/test/class 0/001.png")
+    (photos / "masks/train/class 0/001.png").write_bytes(b"")
     assert main(["data", "check", str(photos), "--pictures", str(tmp_path / "sheet.png")]) == 2
     told = capsys.readouterr()
     assert "same_file: train/class 0/000.jpg and test/class 1/copy.jpg" in told.out
-    assert "broken.jpg: empty file" in told.err
+    for word in ("broken.jpg: empty file", "test/class 0/001.png: 9×9 px, but", "train/class 0/001.png: empty file"):
+        assert word in told.err
 
 
 def test_each_test_image_is_paired_once_however_many_look_like_it(tmp_path, monkeypatch):
     """A thousand copies on either side are a thousand pairs, not a million."""
     from gta.data import duplicates
 
-    samples = [Sample(tmp_path / f"{i}.png", f"{i}.png", 0) for i in range(2000)]
+    samples = [Sample(tmp_path / f"{i}.png", f"{i}.png", 0, sha256="0") for i in range(2000)]
     bits = torch.cat([torch.ones(1000, 64), torch.ones(1000, 64)])
     bits[500:1000, 0], bits[1500:, 1] = -1, -1
     monkeypatch.setattr(duplicates, "_bits", lambda of: bits[[int(s.name[:-4]) for s in of]])
     pairs = look_alikes(samples[:1000], samples[1000:])
     assert pairs == [(samples[0], t) for t in samples[1000:]]  # the nearest, of them the first
-    same = duplicates.same_files(samples[:1000], samples[1000:], dict.fromkeys((s.path for s in samples), "0"))
-    assert same == pairs
+    assert duplicates.same_files(samples[:1000], samples[1000:]) == pairs
     assert look_alikes([], samples) == look_alikes(samples, []) == []
 
 

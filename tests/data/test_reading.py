@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-import gta.data.transforms as views_file
+import gta.data.images as images_file
 from gta import GtaError
-from gta.data.images import open_mask, open_rgb
-from gta.data.reading import Sample, read_photos, read_split
-from gta.data.subsets import held_out, kept
-from gta.data.transforms import Decoded, EpochSampler, TestViews, TrainViews, framed, normalised
+from gta.data.images import ImageCache, open_mask, open_rgb
+from gta.data.loading import EpochSampler
+from gta.data.reading import read_photos, read_split
+from gta.data.sample import Sample, evenly_spread
+from gta.data.subsets import held_out, take_fraction
+from gta.data.transforms import TestViews, TrainViews, center_square, normalised
 
 MEAN, STD = (0.0,) * 3, (1.0,) * 3
 
@@ -53,13 +55,19 @@ def test_fractions_are_nested_and_rounded_up(make_photos):
     ("fraction", "n", "count"), [(0.07, 100, 7), (0.15, 20, 3), (0.1, 30, 3), (0.15, 1, 1), (1, 9, 9)]
 )
 def test_ceil_is_decimal(fraction, n, count):
-    assert len(kept([str(i) for i in range(n)], fraction, 0)) == count
+    assert len(take_fraction([str(i) for i in range(n)], fraction, 0)) == count
 
 
 @pytest.mark.parametrize("fraction", [0, -0.5, 1.01])
 def test_shares_out_of_range(fraction):
     with pytest.raises(GtaError, match="fraction"):
-        kept(["a"], fraction, 0)
+        take_fraction(["a"], fraction, 0)
+
+
+def test_evenly_spread_by_hand():
+    assert evenly_spread(range(10), 2) == [2, 7]  # the middles of 0 to 4 and of 5 to 9
+    assert evenly_spread("abc", 9) == ["a", "b", "c"]
+    assert evenly_spread([], 3) == []
 
 
 def test_a_class_of_one_image_keeps_it_for_training():
@@ -245,7 +253,7 @@ def test_views_travel_to_loader_processes(photos):
 
 
 def test_extreme_shapes_are_cropped_before_they_are_enlarged():
-    assert framed(Image.new("RGB", (1, 4000)), 224).size == (224, 224)
+    assert center_square(Image.new("RGB", (1, 4000)), 224).size == (224, 224)
 
 
 def test_training_views_depend_on_seed_epoch_and_image_only(photos):
@@ -264,13 +272,13 @@ def test_training_views_depend_on_seed_epoch_and_image_only(photos):
 def test_photographs_are_decoded_once_as_far_as_memory_goes(photos, monkeypatch):
     samples = read_photos(photos).train
     opened: list[Path] = []
-    monkeypatch.setattr(views_file, "open_rgb", lambda path: opened.append(path) or open_rgb(path))
+    monkeypatch.setattr(images_file, "open_rgb", lambda path: opened.append(path) or open_rgb(path))
     roomy, tight = TrainViews(samples, 24, seed=0), TrainViews(samples, 24, seed=0)
     first = [roomy[i][0] for i in range(len(samples))]
     assert len(opened) == len(samples)
     again = [roomy[i][0] for i in range(len(samples))]
     assert len(opened) == len(samples)
-    monkeypatch.setattr(views_file, "free_memory", lambda: 4 * 3 * 53 * 47 * 2.5)  # a quarter is room for two
+    monkeypatch.setattr(images_file, "free_memory", lambda: 4 * 3 * 53 * 47 * 2.5)  # a quarter is room for two
     opened.clear()
     kept_out = [[tight[i][0] for i in range(len(samples))] for _ in range(2)]
     assert len(opened) == 2 * len(samples) - 2
@@ -281,9 +289,9 @@ def test_photographs_are_decoded_once_as_far_as_memory_goes(photos, monkeypatch)
 def test_large_photographs_are_reduced_to_twice_what_a_view_needs(tmp_path):
     path = tmp_path / "large.png"
     Image.new("RGB", (500, 290), "red").save(path)
-    assert Decoded(24).open(path).size == (82, 48)
-    assert Decoded(145).open(path).size == (500, 290)
-    assert Decoded(200).open(path).size == (500, 290)  # never larger
+    assert ImageCache(24).open(path).size == (82, 48)
+    assert ImageCache(145).open(path).size == (500, 290)
+    assert ImageCache(200).open(path).size == (500, 290)  # never larger
 
 
 def test_views_normalised_by_the_batch_are_those_normalised_one_by_one(photos):
@@ -293,6 +301,19 @@ def test_views_normalised_by_the_batch_are_those_normalised_one_by_one(photos):
     one_by_one = torch.stack([(image / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
                               for image in images])  # fmt: skip
     torch.testing.assert_close(normalised(images, MEAN, STD), one_by_one)
+
+
+def test_a_store_gives_more_for_each_view_by_content_and_number(photos):
+    views = TrainViews(read_photos(photos).train, 24, seed=0, views=2, views_seed=3)
+
+    class Store:
+        def read(self, pair):
+            return pair
+
+    assert len(views[0]) == 2
+    views.store = Store()
+    n = len(views)
+    assert [views[4 + epoch * n][2] for epoch in range(3)] == [(views.samples[4].sha256, i) for i in (6, 7, 6)]
 
 
 def test_views_leave_the_global_generator_alone(photos):

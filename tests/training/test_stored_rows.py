@@ -308,7 +308,7 @@ AUGMENT, FLIP = v2.RandAugment, v2.RandomHorizontalFlip
     [
         ("gta.data.transforms.v2.RandAugment", lambda **_: AUGMENT(num_ops=2, magnitude=8)),
         ("gta.data.transforms.v2.RandomHorizontalFlip", lambda: FLIP(0.9)),
-        ("gta.data.transforms.reduced", lambda image, size: image),
+        ("gta.data.images.reduced", lambda image, size: image),
         ("gta.data.transforms.view_seed", lambda sha, view: view),
     ],
 )

@@ -12,8 +12,9 @@ from gta.attention.localisation import correct_localisation, entropy, pointing_g
 from gta.attention.maps import last_attention, patch_grid
 from gta.attention.metrics import object_mass
 from gta.attention.segmentation import PROTOCOLS, object_jaccard, object_masks
+from gta.data.loading import loader
 from gta.data.sample import Sample
-from gta.data.transforms import ObjectViews, loader
+from gta.data.transforms import ObjectViews
 from gta.devices import default_device
 from gta.errors import GtaError
 from gta.sources.info import source_info

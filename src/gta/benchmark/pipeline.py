@@ -18,8 +18,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from gta.benchmark.meters import compared
 from gta.benchmark.setting import CLASSES, Setting, picture
+from gta.data.loading import EpochSampler, loader, workers_for
 from gta.data.sample import Sample
-from gta.data.transforms import EpochSampler, TrainViews, loader, normalised, workers_for
+from gta.data.transforms import TrainViews, normalised
 from gta.methods.compose import Recipe
 from gta.methods.plain import Plain
 from gta.sources.info import source_info

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from gta.data.images import open_rgb
+from gta.data.images import on_all_cores, open_rgb
 from gta.data.sample import Sample
 
 NEAR = 4  # bits of 64 that may differ
@@ -19,17 +17,12 @@ _CHUNK = 256
 Pair = tuple[Sample, Sample]
 
 
-def same_files(here: Sequence[Sample], there: Sequence[Sample], sums: Mapping[Path, str]) -> list[Pair]:
-    """Each sample of `there` whose file has the same bytes as one of `here`, with the first of those.
-
-    Args:
-        here, there: samples of two splits.
-        sums: SHA-256 per file.
-    """
+def same_files(here: Sequence[Sample], there: Sequence[Sample]) -> list[Pair]:
+    """Each sample of `there` whose file has the same bytes as one of `here`, with the first of those; all were read."""
     first: dict[str, Sample] = {}
     for s in here:
-        first.setdefault(sums[s.path], s)
-    return [(first[sums[t.path]], t) for t in there if sums[t.path] in first]
+        first.setdefault(s.sha256, s)
+    return [(first[t.sha256], t) for t in there if t.sha256 in first]
 
 
 def look_alikes(here: Sequence[Sample], there: Sequence[Sample], most: int = NEAR) -> list[Pair]:
@@ -63,13 +56,9 @@ def difference_hash(image: Image.Image) -> Tensor:
 
     Krawetz 2013, "Kind of like that" (hackerfactor.com): unchanged by scale, compression, brightness and contrast.
     """
-    import numpy as np
-
     small = torch.from_numpy(np.array(image.convert("F").resize((9, 8), Image.Resampling.BILINEAR)))
     return torch.where(small[:, :-1] < small[:, 1:], 1.0, -1.0).flatten()
 
 
 def _bits(samples: Sequence[Sample]) -> Tensor:
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        hashes = list(pool.map(lambda s: difference_hash(open_rgb(s.path)), samples))
-    return torch.stack(hashes)
+    return torch.stack(on_all_cores(lambda s: difference_hash(open_rgb(s.path)), samples))

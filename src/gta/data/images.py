@@ -1,22 +1,27 @@
-"""Open any image file as 8-bit RGB, or say why it cannot be opened."""
+"""Open any image file as 8-bit RGB, or say why it cannot be opened; keep decoded ones in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
+import torch.utils.data
 from PIL import Image, ImageOps
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 
 from gta.errors import GtaError
 
-SUFFIXES = frozenset(
-    (
-        ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .webp .tif .tiff .heic .heif .avif .jp2 .tga .ppm .pgm .pbm .pnm"
-    ).split()
-)
+S = TypeVar("S")
+T = TypeVar("T")
+
+_KINDS = ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .webp .tif .tiff .heic .heif .avif .jp2 .tga .ppm .pgm .pbm .pnm"
+SUFFIXES = frozenset(_KINDS.split())
 
 
 def is_image_name(path: Path) -> bool:
@@ -33,17 +38,13 @@ def open_rgb(path: str | Path) -> Image.Image:
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: what Pillow raises for a damaged file.
     """
-    with Image.open(path) as file:
-        image: Image.Image = file
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith(("I", "F")):
-            image = _eight_bits(image)
-        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image)
-        return image.convert("RGB")
+    image = _open_upright(path)
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def open_mask(path: str | Path, kind: str = "any") -> Image.Image:
@@ -56,11 +57,7 @@ def open_mask(path: str | Path, kind: str = "any") -> Image.Image:
             share of annotators who saw the object, who are followed by majority (CUB-200-2011). "trimap": 1 is the
             object, 2 the background, 3 the unclassified border, which counts as object (Oxford-IIIT Pet).
     """
-    import numpy as np
-
-    with Image.open(path) as file:
-        file.load()
-        image: Image.Image = ImageOps.exif_transpose(file)
+    image = _open_upright(path)
     if kind == "trimap":
         inside = np.isin(np.asarray(image), (1, 3))
     elif kind == "share":
@@ -81,20 +78,20 @@ def open_objects(path: str | Path, kind: str = "any") -> Image.Image:
     In a palette image every colour is an object of its own, but for the first (background) and the last, 255 (the
     border between objects, as in Pascal VOC); any other mask shows one object, as `open_mask` reads it.
     """
-    import numpy as np
-
-    with Image.open(path) as file:
-        file.load()
-        image: Image.Image = ImageOps.exif_transpose(file)
+    image = _open_upright(path)
     if kind != "any" or image.mode != "P" or "transparency" in image.info:
         return open_mask(path, kind).point(lambda value: min(value, 1))
     numbers = np.asarray(image)
     return Image.fromarray(np.where(numbers == 255, 0, numbers).astype(np.uint8))
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    import numpy as np
+def _open_upright(path: str | Path) -> Image.Image:
+    with Image.open(path) as file:
+        file.load()
+        return ImageOps.exif_transpose(file)
 
+
+def _eight_bits(image: Image.Image) -> Image.Image:
     values = np.nan_to_num(np.asarray(image, dtype=np.float64))
     top = values.max(initial=0.0)
     # 16-bit files reach 65535, floating-point ones 1; an integer file that stays below 256 is 8-bit already
@@ -106,19 +103,18 @@ def inspect_all(paths: Iterable[Path]) -> tuple[dict[Path, tuple[str, tuple[int,
     """Read every file completely, on all cores.
 
     Returns:
-        Of the readable ones the SHA-256 of the bytes and the size (width, height) as upright; of the others
-        the reason.
+        Of the readable ones SHA-256 of the bytes and size (width, height) as upright; of the others the reason.
     """
-    good: dict[Path, tuple[str, tuple[int, int]]] = {}
-    bad: dict[Path, str] = {}
     files = list(paths)
+    results = list(zip(files, on_all_cores(_inspect, files), strict=True))
+    good = {path: result for path, result in results if not isinstance(result, str)}
+    return good, {path: result for path, result in results if isinstance(result, str)}
+
+
+def on_all_cores(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """The function's results, in the order of the items, from as many threads as there are cores."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for path, result in zip(files, pool.map(_inspect, files), strict=True):
-            if isinstance(result, str):
-                bad[path] = result
-            else:
-                good[path] = result
-    return good, bad
+        return list(pool.map(function, items))
 
 
 def readable(images: Sequence[str]) -> list[Path]:
@@ -127,13 +123,13 @@ def readable(images: Sequence[str]) -> list[Path]:
     Raises:
         GtaError: files that are missing or no images; all are named.
     """
-    missing = {path: "no such file" for path in images if not Path(path).is_file()}
-    _, bad = inspect_all(Path(p) for p in images if p not in missing)
-    problems = missing | {str(p): reason for p, reason in bad.items()}
+    paths = [Path(path) for path in images]
+    missing = {path: "no such file" for path in paths if not path.is_file()}
+    problems = missing | inspect_all(path for path in paths if path not in missing)[1]
     if problems:
         listing = "\n".join(f"  {path}: {reason}" for path, reason in problems.items())
         raise GtaError(f"{len(problems)} of {len(images)} images cannot be read:\n{listing}")
-    return [Path(p) for p in images]
+    return paths
 
 
 def _inspect(path: Path) -> tuple[str, tuple[int, int]] | str:
@@ -146,3 +142,43 @@ def _inspect(path: Path) -> tuple[str, tuple[int, int]] | str:
         return str(error)
     except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
         return f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160]
+
+
+class ImageCache:
+    """Decoded photographs in memory as 8-bit RGB, decoded once, as far as a quarter of the free memory goes.
+
+    Whether one is in memory or not changes nothing: all are `reduced`.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._images: dict[Path, Image.Image] = {}
+        self._room: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:  # loader processes that are not forked have their own
+        return {**self.__dict__, "_images": {}, "_room": None}
+
+    def open(self, path: Path) -> Image.Image:
+        image = self._images.get(path)
+        if image is None:
+            image = reduced(open_rgb(path), self._size)
+            if self._room is None:
+                workers = torch.utils.data.get_worker_info()
+                self._room = free_memory() / 4 / (1 if workers is None else workers.num_workers)
+            self._room -= 3 * image.width * image.height
+            if self._room > 0:
+                self._images[path] = image
+        return image
+
+
+def reduced(image: Image.Image, size: int) -> Image.Image:
+    """An image with the shorter side at most twice that of a view; crops of half its area are still larger than one."""
+    return resize(image, [2 * size], interpolation=InterpolationMode.BICUBIC) if min(image.size) > 2 * size else image
+
+
+def free_memory() -> float:
+    """Bytes of main memory that are not in use; 4 GB where the system does not say."""
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return 4e9

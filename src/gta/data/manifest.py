@@ -22,38 +22,32 @@ from gta.errors import GtaError
 _LINE = re.compile(rf"(.+?(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))}))(?:\s+(\S.*))?", re.IGNORECASE)
 
 
-def manifest_text(
-    title: str, note: str, classes: Sequence[str], samples: Sequence[Sample], sums: Mapping[Path, str]
-) -> str:
+def manifest_text(title: str, classes: Sequence[str], samples: Sequence[Sample]) -> str:
     """A manifest of these samples.
 
     Args:
-        title: the data set's spec.
-        note: how the samples were chosen.
+        title: what they are, for the first line.
         classes: names in label order.
-        samples: the images.
-        sums: SHA-256 of each sample's file, 64 hex digits.
+        samples: the images, read.
 
     Raises:
         GtaError: a path or class with a tab or line break in it.
     """
-    whole = digest([f"{s.name} {sums[s.path]}" for s in samples])
-    lines = [f"{s.name}\t{classes[s.label]}\t{sums[s.path]}" for s in samples]
+    lines = [f"{s.name}\t{classes[s.label]}\t{s.sha256}" for s in samples]
     for s, line in zip(samples, lines, strict=True):
         if line.count("\t") != 2 or len(line.splitlines()) != 1:
             raise GtaError(f"{s.name!r} has a tab or line break in its path or class: a manifest cannot hold it.")
-    head = [f"# {title}: {note}", f"# {len(samples)} images of {len(classes)} classes, digest {whole}"]
+    head = [f"# {title}", f"# {len(samples)} images of {len(classes)} classes, digest {digest(samples)}"]
     return "\n".join([*head, *lines]) + "\n"
 
 
-def listed(path: Path, classes: Sequence[str], samples: Sequence[Sample], sums: Mapping[Path, str]) -> set[str]:
+def listed(path: Path, classes: Sequence[str], samples: Sequence[Sample]) -> set[str]:
     """Names of the samples that a list file names.
 
     Args:
         path: the list.
         classes: names in label order.
-        samples: the training images to choose from.
-        sums: SHA-256 of each sample's file.
+        samples: the training images to choose from, read.
 
     Raises:
         GtaError: no such file, an empty list, images that are not there or that several files could be, images named
@@ -66,7 +60,9 @@ def listed(path: Path, classes: Sequence[str], samples: Sequence[Sample], sums: 
     rows = [_row(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
     if not rows:
         raise GtaError(f"--subset-list {path} names no image: write one per line, as a path or as 'path class'.")
-    index = _by_ending(samples)
+    index = defaultdict(list)
+    for s in samples:
+        index[PurePosixPath(s.name).name].append(s)
     chosen: dict[str, Sample] = {}
     meaning: dict[str, int] = {}
     problems: list[str] = []
@@ -79,11 +75,10 @@ def listed(path: Path, classes: Sequence[str], samples: Sequence[Sample], sums: 
         if sample.name in chosen:
             problems.append(f"{name}: named twice")
         elif word is not None and meaning.setdefault(word, sample.label) != sample.label:
-            problems.append(
-                f"{name}: class {word} is {classes[meaning[word]]!r} elsewhere, here {classes[sample.label]!r}"
-            )
-        elif sha is not None and sha != sums[sample.path]:
-            problems.append(f"{name}: another file (SHA-256 {sums[sample.path][:12]}…, the list has {sha[:12]}…)")
+            here, elsewhere = classes[sample.label], classes[meaning[word]]
+            problems.append(f"{name}: class {word} is {elsewhere!r} elsewhere, here {here!r}")
+        elif sha is not None and sha != sample.sha256:
+            problems.append(f"{name}: another file (SHA-256 {sample.sha256[:12]}…, the list has {sha[:12]}…)")
         chosen[sample.name] = sample
     if problems:
         more = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""
@@ -108,22 +103,13 @@ def _row(line: str) -> tuple[str, str | None, str | None]:
     return (found[1], found[2], None) if found else (line.strip(), None, None)
 
 
-def _by_ending(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-    index = defaultdict(list)
-    for s in samples:
-        index[PurePosixPath(s.name).name].append(s)
-    return index
-
-
 def _find(name: str, index: Mapping[str, list[Sample]]) -> list[Sample]:
     """The samples that share the longest end of this path."""
     wanted = PurePosixPath(name.replace("\\", "/")).parts[::-1]
     found = index.get(wanted[0], []) if wanted else []
     for depth in range(2, len(wanted) + 1):
-        if len(found) < 2:
-            break
         closer = [s for s in found if PurePosixPath(s.name).parts[::-1][:depth] == wanted[:depth]]
-        if not closer:
+        if len(found) < 2 or not closer:
             break
         found = closer
     return found

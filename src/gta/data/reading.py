@@ -5,16 +5,16 @@ Everything is read and checked here, before any training: what comes out can be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gta.data.datasets import list_data, title
-from gta.data.datasets.folders import by_class, folder_samples
 from gta.data.images import inspect_all
 from gta.data.manifest import listed, manifest_text
+from gta.data.readers.folders import by_class, folder_samples
 from gta.data.sample import SPLITS, Listing, Sample
-from gta.data.subsets import digest, held_out, kept
+from gta.data.subsets import digest, held_out, take_fraction
 from gta.errors import GtaError
 from gta.files import atomic_write
 
@@ -39,7 +39,7 @@ class Photos:
 
     def split(self, name: str) -> tuple[Sample, ...]:
         if name not in SPLITS:
-            raise GtaError(f"split={name!r} is not known: use train, val or test.")
+            raise GtaError(f"split must be train, val or test, got {name!r}.")
         samples: tuple[Sample, ...] = getattr(self, name)
         if not samples:
             raise GtaError(f"the data has no {name} split: add a folder {name}/CLASS/ with images.")
@@ -70,38 +70,35 @@ def read_photos(
         download: fetch a named set where it is not there.
 
     Raises:
-        GtaError: no such data, no images, fewer than two classes, a class that is missing or empty in a split,
-            unreadable files (all of them listed), masks of another size than their image, or a list that does not fit.
+        GtaError: no such data, no images, fewer than two classes, a class that is missing in a split, unreadable
+            files (all of them listed), masks of another size than their image, or a list that does not fit.
     """
     if subset_list is not None and fraction != 1:
         raise GtaError(f"--subset-list chooses the training images already: leave --fraction {fraction} out.")
     listing = list_data(spec, download)
-    every = [s for samples in listing.splits.values() for s in samples]
-    good, bad = _readable(listing, [s.path for s in every], skip_unreadable)
-    splits = {split: tuple(s for s in samples if s.path in good) for split, samples in listing.splits.items()}
+    splits, bad = read_files(listing.splits)
+    _refuse(bad, f"of {len(bad) + sum(map(len, splits.values()))} images", listing, skip_unreadable)
     _check_classes(listing, splits)
-    chosen: dict[str, tuple[Sample, ...]] = {split: splits.get(split, ()) for split in SPLITS}
-    names = {c: [s.name for s in splits["train"] if s.label == c] for c in range(len(listing.classes))}
-    if subset_list is None:
-        held = {n for c in names.values() for n in held_out(c, seed)} if "val" not in splits else set()
-        keep = {n for c in names.values() for n in kept(c, fraction, seed)} - held
-    else:
-        keep = listed(Path(subset_list), listing.classes, splits["train"], {p: sha for p, (sha, _) in good.items()})
-        rest = {c: [n for n in of if n not in keep] for c, of in names.items()}
-        held = {n for of in rest.values() for n in held_out(of, seed)} if "val" not in splits else set()
-    chosen["train"] = tuple(s for s in splits["train"] if s.name in keep)
-    if "val" not in splits:
-        chosen["val"] = tuple(s for s in splits["train"] if s.name in held)
-    unusable = _unusable_masks(listing, [s for samples in chosen.values() for s in samples], good, skip_unreadable)
-    chosen = {
-        split: tuple(replace(s, sha256=good[s.path][0]) for s in _without(samples, unusable))
-        for split, samples in chosen.items()
+    train = splits["train"]
+    names = [[s.name for s in train if s.label == label] for label in range(len(listing.classes))]
+    chosen = None if subset_list is None else listed(Path(subset_list), listing.classes, train)
+    rest = [[name for name in of if name not in chosen] for of in names] if chosen is not None else names
+    held = {name for of in rest for name in held_out(of, seed)} if "val" not in splits else set()
+    if chosen is None:
+        chosen = {name for of in names for name in take_fraction(of, fraction, seed)} - held
+    splits = {
+        "train": tuple(s for s in train if s.name in chosen),
+        "val": splits.get("val") or tuple(s for s in train if s.name in held),
+        "test": splits.get("test", ()),
     }
+    bad_masks = unusable_masks([s for samples in splits.values() for s in samples])
+    _refuse(bad_masks, "masks", listing, skip_unreadable)
+    splits = {split: without_masks(samples, bad_masks) for split, samples in splits.items()}
     return Photos(
         classes=listing.classes,
-        **chosen,
-        digests={k: digest([f"{s.name} {s.sha256}" for s in v]) for k, v in chosen.items()},
-        skipped={_shown(listing.root, path): reason for path, reason in sorted((bad | unusable).items())},
+        **splits,
+        digests={split: digest(samples) for split, samples in splits.items()},
+        skipped={_inside(listing.root, path): reason for path, reason in sorted((bad | bad_masks).items())},
     )
 
 
@@ -117,26 +114,57 @@ def read_split(
     paths = by_class(root / split)
     strange = [c for c, files in paths.items() if files and c not in classes]
     if strange:
-        raise GtaError(f"{root / split} has {_listed(strange)}, which the model was not trained on.")
-    listing = Listing(str(root), root, tuple(classes), {})
-    good, _ = _readable(listing, [p for files in paths.values() for p in files], skip_unreadable)
-    if not good:
+        raise GtaError(f"{root / split} has {_first(strange)}, which the model was not trained on.")
+    listing = Listing(root, tuple(classes), {split: folder_samples(root, classes, paths)}, title=str(root))
+    splits, bad = read_files(listing.splits)
+    _refuse(bad, f"of {len(bad) + sum(map(len, splits.values()))} images", listing, skip_unreadable)
+    if not splits[split]:
         raise GtaError(f"no images in {root / split}: expected files such as {root / split / 'CLASS' / 'photo.jpg'}.")
-    samples = [s for s in folder_samples(root, listing.classes, paths) if s.path in good]
-    return _without(samples, _unusable_masks(listing, samples, good, skip_unreadable))
+    bad_masks = unusable_masks(splits[split])
+    _refuse(bad_masks, "masks", listing, skip_unreadable)
+    return without_masks(splits[split], bad_masks)
 
 
-_Inspected = dict[Path, tuple[str, tuple[int, int]]]  # SHA-256, size
+def read_files(splits: Mapping[str, Sequence[Sample]]) -> tuple[dict[str, tuple[Sample, ...]], dict[Path, str]]:
+    """Read every image completely.
+
+    Returns:
+        The samples that can be read, by split, with SHA-256 and size; and of the other files the reason.
+    """
+    good, bad = inspect_all(s.path for samples in splits.values() for s in samples)
+    read = {
+        split: tuple(replace(s, sha256=good[s.path][0], size=good[s.path][1]) for s in samples if s.path in good)
+        for split, samples in splits.items()
+    }
+    return read, bad
 
 
-def _readable(listing: Listing, paths: Sequence[Path], skip_unreadable: bool) -> tuple[_Inspected, dict[Path, str]]:
-    good, bad = inspect_all(paths)
-    if bad and not skip_unreadable:
+def unusable_masks(samples: Sequence[Sample]) -> dict[Path, str]:
+    """The masks, of samples that were read, that cannot be read or do not fit their image, with the reason."""
+    good, wrong = inspect_all({s.mask: None for s in samples if s.mask is not None})
+    owner: dict[Path, str] = {}
+    for s in samples:
+        if s.mask is None:
+            continue
+        if s.mask in good and good[s.mask][1] != s.size:
+            wrong[s.mask] = "{}×{} px, but its image {} has {}×{} px".format(*good[s.mask][1], s.name, *s.size)
+        if owner.setdefault(s.mask, s.name) != s.name:
+            wrong[s.mask] = f"belongs to several images: {owner[s.mask]}, {s.name}"
+    return wrong
+
+
+def without_masks(samples: Sequence[Sample], unusable: Container[Path | None]) -> tuple[Sample, ...]:
+    """The samples, without those of their masks that are unusable."""
+    return tuple(replace(s, mask=None) if s.mask in unusable else s for s in samples)
+
+
+def _refuse(problems: Mapping[Path, str], what: str, listing: Listing, skip: bool) -> None:
+    if problems and not skip:
+        reasons = "\n".join(f"  {_inside(listing.root, path)}: {reason}" for path, reason in sorted(problems.items()))
         raise GtaError(
-            f"{len(bad)} of {len(paths)} images in {listing.title} cannot be read:\n{_reasons(listing.root, bad)}\n"
+            f"{len(problems)} {what} in {listing.title} cannot be used:\n{reasons}\n"
             "Repair or remove them, or leave them out with --skip-unreadable."
         )
-    return good, bad
 
 
 def _check_classes(listing: Listing, splits: dict[str, tuple[Sample, ...]]) -> None:
@@ -155,9 +183,9 @@ def _check_classes(listing: Listing, splits: dict[str, tuple[Sample, ...]]) -> N
         empty = [c for c in listing.classes if c in wanted and c not in there]
         strange = [c for c in listing.classes if c in there and c not in has["train"]]
         if empty:
-            problems.append(f"{split} has no (readable) image of {_listed(empty)}")
+            problems.append(f"{split} has no (readable) image of {_first(empty)}")
         if strange:
-            problems.append(f"{split} has {_listed(strange)}, which train does not have")
+            problems.append(f"{split} has {_first(strange)}, which train does not have")
     if problems:
         raise GtaError(
             f"the classes of {listing.title} differ between its splits: {'; '.join(problems)}. Every split must hold "
@@ -165,45 +193,12 @@ def _check_classes(listing: Listing, splits: dict[str, tuple[Sample, ...]]) -> N
         )
 
 
-def _listed(names: list[str]) -> str:
+def _first(names: list[str]) -> str:
     shown = ", ".join(map(repr, names[:8]))
     return f"{shown} and {len(names) - 8} more" if len(names) > 8 else shown
 
 
-def _unusable_masks(
-    listing: Listing, samples: Sequence[Sample], images: _Inspected, skip_unreadable: bool
-) -> dict[Path, str]:
-    """Masks that cannot be used, with the reason; an error unless they are to be left out."""
-    good, bad = inspect_all({s.mask: None for s in samples if s.mask is not None})
-    wrong: dict[Path, str] = {}
-    owner: dict[Path, str] = {}
-    for s in samples:
-        if s.mask is None:
-            continue
-        if s.mask in bad:
-            wrong[s.mask] = bad[s.mask]
-        elif good[s.mask][1] != images[s.path][1]:
-            sizes = (*good[s.mask][1], s.name, *images[s.path][1])
-            wrong[s.mask] = "{}×{} px, but its image {} has {}×{} px".format(*sizes)
-        if owner.setdefault(s.mask, s.name) != s.name:
-            wrong[s.mask] = f"belongs to several images: {owner[s.mask]}, {s.name}"
-    if wrong and not skip_unreadable:
-        raise GtaError(
-            f"{len(wrong)} masks in {listing.title} cannot be used:\n{_reasons(listing.root, wrong)}\n"
-            "Repair or remove them, or leave them out with --skip-unreadable."
-        )
-    return wrong
-
-
-def _without(samples: Sequence[Sample], unusable: dict[Path, str]) -> tuple[Sample, ...]:
-    return tuple(replace(s, mask=None) if s.mask in unusable else s for s in samples)
-
-
-def _reasons(root: Path, files: dict[Path, str]) -> str:
-    return "\n".join(f"  {_shown(root, path)}: {reason}" for path, reason in sorted(files.items()))
-
-
-def _shown(root: Path, path: Path) -> str:
+def _inside(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
@@ -214,9 +209,8 @@ def write_manifest(spec: str, out: Path, *, fraction: float = 1.0, seed: int = 0
         GtaError: as `read_photos`, or `out` cannot be written.
     """
     photos = read_photos(spec, fraction=fraction, seed=seed)
-    sums = {s.path: s.sha256 for s in photos.train}
-    note = f"train, fraction {fraction}, seed {seed}"
-    text = manifest_text(title(spec), note, photos.classes, photos.train, sums)
+    about = f"{title(spec)}: train, fraction {fraction}, seed {seed}"
+    text = manifest_text(about, photos.classes, photos.train)
     with atomic_write(out, "--out") as new:
         new.write_text(text, encoding="utf-8", errors="surrogateescape")
     return photos

@@ -26,23 +26,16 @@ def draw_sheet(
         pairs: duplicates, drawn below the samples.
         path: file to write; its folder is made.
     """
-    tiles = [(_tile(s), _short(classes[s.label])) for s in samples]
-    doubles = [
-        (_tile(s), f"{word} {_short(s.name, 15)}")
-        for pair in pairs
-        for s, word in zip(pair, ("train", "test"), strict=True)
-    ]
-    lines = -(-len(tiles) // _COLUMNS) + -(-len(doubles) // _COLUMNS)
-    sheet = Image.new("RGB", (_COLUMNS * _SIDE, max(1, lines) * (_SIDE + _TEXT)), "white")
+    single = [(s, _short(classes[s.label])) for s in samples]
+    double = [(s, f"{word} {_short(s.name, 15)}") for a, b in pairs for s, word in ((a, "train"), (b, "test"))]
+    lines = [-(-len(group) // _COLUMNS) for group in (single, double)]
+    sheet = Image.new("RGB", (_COLUMNS * _SIDE, max(1, sum(lines)) * (_SIDE + _TEXT)), "white")
     pen = ImageDraw.Draw(sheet)
-    place = 0
-    for group in (tiles, doubles):
-        for image, text in group:
-            y, x = divmod(place, _COLUMNS)
-            sheet.paste(image, (x * _SIDE + 2, y * (_SIDE + _TEXT) + _TEXT))
-            pen.text((x * _SIDE + 2, y * (_SIDE + _TEXT)), text, fill="black")
-            place += 1
-        place = -(-place // _COLUMNS) * _COLUMNS  # the pairs begin a new line
+    for group, first_line in ((single, 0), (double, lines[0])):
+        for i, (sample, text) in enumerate(group):
+            x, y = i % _COLUMNS * _SIDE + 2, (first_line + i // _COLUMNS) * (_SIDE + _TEXT)
+            pen.text((x, y), text, fill="black")
+            sheet.paste(_tile(sample), (x, y + _TEXT))
     with atomic_write(path, "--pictures") as new:
         sheet.save(new, format="png")
 
@@ -55,9 +48,7 @@ def _tile(sample: Sample) -> Image.Image:
         mask = open_mask(sample.mask, sample.mask_kind).resize(image.size, Image.Resampling.NEAREST)
         edge = ImageChops.difference(mask, mask.filter(ImageFilter.MinFilter(3)))
         image.paste(Image.new("RGB", image.size, _OUTLINE), mask=edge)
-    tile = Image.new("RGB", (side, side), (235, 235, 235))
-    tile.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return tile
+    return ImageOps.pad(image, (side, side), color=(235, 235, 235))
 
 
 def _short(text: str, most: int = 21) -> str:

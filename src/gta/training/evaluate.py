@@ -10,8 +10,9 @@ from torch.nn.functional import cross_entropy
 
 from gta.attention.maps import logits_and_rows, patch_grid
 from gta.attention.metrics import jaccard, object_mass, patch_attention
-from gta.data.reading import Sample
-from gta.data.transforms import TestViews, loader
+from gta.data.loading import loader
+from gta.data.sample import Sample
+from gta.data.transforms import TestViews
 from gta.sources.info import SourceInfo
 from gta.vit.structure import vit_info
 

@@ -16,8 +16,9 @@ from torch import nn
 from gta.acceleration.attention import ShortAttention
 from gta.attention.maps import logits_and_rows
 from gta.data.datasets import resolved
+from gta.data.loading import EpochSampler, loader, workers_for
 from gta.data.reading import Photos, read_photos
-from gta.data.transforms import EpochSampler, TestViews, TrainViews, loader, normalised, workers_for
+from gta.data.transforms import TestViews, TrainViews, normalised
 from gta.devices import device_name
 from gta.errors import GtaError
 from gta.files import write_json

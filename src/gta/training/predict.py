@@ -10,7 +10,8 @@ import torch
 
 from gta.data.datasets import parts
 from gta.data.images import open_rgb, readable
-from gta.data.reading import Sample, read_photos, read_split
+from gta.data.reading import read_photos, read_split
+from gta.data.sample import Sample
 from gta.data.transforms import test_view
 from gta.errors import GtaError
 from gta.sources.info import source_info

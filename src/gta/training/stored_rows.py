@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from gta.acceleration.attention import ShortAttention
 from gta.acceleration.row_store import Pair, RowStore, check_replay, readable_size
+from gta.data.loading import loader
 from gta.data.reading import Photos
-from gta.data.transforms import TrainViews, loader, normalised, view_seed
+from gta.data.transforms import TrainViews, normalised, view_seed
 from gta.errors import GtaError
 from gta.files import cache_folder
 from gta.methods.base import Method

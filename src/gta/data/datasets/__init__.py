@@ -1,34 +1,27 @@
-"""Data by its spec: NAME:ROOT for a published set (one file each beside this one), a folder, or a CSV file."""
+"""Published data sets, one per file of this folder, and data by its spec: NAME:ROOT, a folder, or a CSV file.
+
+To add a data set, write one file here with a `DataSet` (or other `NamedData`) called SET, or at run time
+`DATASETS.add(NAME, DataSet(...))`.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 
-from gta.data.sample import Listing
+from gta.data.readers.folders import list_folder
+from gta.data.readers.table import list_table
+from gta.data.sample import Listing, NamedData
 from gta.errors import GtaError
+from gta.registry import Registry
 
-SETS = {  # each module has SET, a DataSet; or, where NAME: is followed by more than ROOT, list_set(that, download)
-    "cub": "gta.data.datasets.cub",
-    "cars": "gta.data.datasets.cars",
-    "aircraft": "gta.data.datasets.aircraft",
-    "dogs": "gta.data.datasets.dogs",
-    "pets": "gta.data.datasets.pets",
-    "flowers": "gta.data.datasets.flowers",
-    "food101": "gta.data.datasets.food101",
-    "dtd": "gta.data.datasets.dtd",
-    "eurosat": "gta.data.datasets.eurosat",
-    "pcam": "gta.data.datasets.pcam",
-    "medmnist": "gta.data.datasets.medmnist",
-    "hf": "gta.data.datasets.hub",
-}
+DATASETS: Registry[NamedData] = Registry("data set", package=__name__, entry=lambda module: module.SET)
 
 
 def list_data(spec: str | Path, download: bool = False) -> Listing:
     """List the images of a data spec.
 
     Args:
-        spec: NAME:ROOT with a name of `SETS`, a folder with train/CLASS/, or a .csv file.
+        spec: NAME:ROOT with a name of `DATASETS`, a folder with train/CLASS/, or a .csv file.
         download: fetch a named set's official archives where they are not there.
 
     Raises:
@@ -36,20 +29,11 @@ def list_data(spec: str | Path, download: bool = False) -> Listing:
     """
     name, rest = parts(spec)
     if name:
-        module = import_module(SETS[name])
-        of = module.SET.open if hasattr(module, "SET") else module.list_set
-        listing: Listing = of(rest, download)
-        return listing
+        return DATASETS[name].open(name, rest, download)
     if download:
-        raise GtaError(f"--download fetches data sets by name, NAME:ROOT with one of {', '.join(SETS)}; not {spec}.")
+        raise GtaError(f"--download fetches NAME:ROOT, where NAME must be one of {', '.join(DATASETS)}, got {spec}.")
     path = Path(spec)
-    if path.suffix.lower() == ".csv":
-        from gta.data.datasets.table import list_table
-
-        return list_table(path)
-    from gta.data.datasets.folders import list_folder
-
-    return list_folder(path)
+    return list_table(path) if path.suffix.lower() == ".csv" else list_folder(path)
 
 
 def parts(spec: str | Path) -> tuple[str, str]:
@@ -59,12 +43,12 @@ def parts(spec: str | Path) -> tuple[str, str]:
         GtaError: a name nobody knows, and no such path.
     """
     name, colon, rest = str(spec).partition(":")
-    if colon and name in SETS:
+    if colon and name in DATASETS:
         return name, rest
     if colon and name.isidentifier() and len(name) > 1 and not Path(spec).exists():
         raise GtaError(
-            f"--data {spec}: no data set is called {name!r}. Write one of {', '.join(SETS)} before the colon, or the "
-            "path of a folder or a .csv file."
+            f"--data {spec}: what stands before the colon must be one of {', '.join(DATASETS)}, got {name!r}. Or write "
+            "the path of a folder or a .csv file."
         )
     return "", str(spec)
 
@@ -86,7 +70,5 @@ def _place(spec: str | Path) -> tuple[str, str]:
     name, rest = parts(spec)
     if not name:
         return "", str(spec)
-    flag, colon, root = rest.rpartition(":")
-    if name == "hf" or (name == "medmnist" and not colon):
-        return str(spec), ""
-    return f"{name}:{flag}{colon}", root
+    variant, root = DATASETS[name].place(rest)
+    return f"{name}:{variant}", root

@@ -1,28 +1,23 @@
-"""Oxford 102 Flowers (Nilsback & Zisserman 2008). Read by torchvision's loader; official train, val and test."""
+"""Oxford 102 Flowers (Nilsback & Zisserman 2008): official train, val and test."""
 
-from __future__ import annotations
+from torchvision.datasets import Flowers102
 
-from pathlib import Path
+from gta.data.readers.vision import Torchvision
+from gta.data.sample import DataSet
 
-from gta.data.datasets.vision import fetch_with, read_with
-from gta.data.sample import DataSet, Listing
-
-_FOLDER = "flowers-102"
-
-
-def _read(root: Path) -> Listing:
-    splits = {split: {"split": split} for split in ("train", "val", "test")}
-    needs = ("jpg", "imagelabels.mat", "setid.mat")
-    return read_with("Flowers102", _FOLDER, root, splits, lambda data: (data._image_files, data._labels), needs)
-
-
+_FILES = Torchvision(
+    Flowers102,
+    "flowers-102",
+    splits={split: {"split": split} for split in ("train", "val", "test")},
+    needs=("jpg", "imagelabels.mat", "setid.mat"),
+    archive_folder="flowers-102",
+)
 SET = DataSet(
-    name="flowers",
     title="Oxford 102 Flowers (Nilsback & Zisserman 2008)",
     source="Get 102flowers.tgz, imagelabels.mat and setid.mat from https://www.robots.ox.ac.uk/~vgg/data/flowers/102/.",
     layout="ROOT holds jpg/, imagelabels.mat and setid.mat.",
     classes=102,
     expected={"train": 1020, "val": 1020, "test": 6149},
-    read=_read,
-    fetch=fetch_with("Flowers102", _FOLDER, split="test"),
+    read=_FILES.read,
+    fetch=_FILES.fetch,
 )

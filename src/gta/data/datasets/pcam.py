@@ -3,30 +3,27 @@
 Its HDF5 files (x: (n, 96, 96, 3) uint8, y: (n, 1, 1, 1)) are written out as PNG files once, to ROOT/unpacked.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from torchvision.datasets import PCAM
 
-from gta.data.datasets.unpacked import Item, unpacked
-from gta.data.datasets.vision import fetch_with
+from gta.data.readers.archives import inside
+from gta.data.readers.unpacked import Item, png, unpacked
+from gta.data.readers.vision import Torchvision
 from gta.data.sample import DataSet, Listing
 from gta.errors import GtaError
 
 _SPLITS = {"train": "train", "val": "valid", "test": "test"}
-_CLASSES = ("no tumour", "tumour")
 _CHUNK = 1024  # images in memory at once
 
 
 def _read(root: Path) -> Listing:
-    base = root / "pcam" if (root / "pcam").is_dir() else root
-    return unpacked(base / "unpacked", _CLASSES, lambda: _items(base))
+    base = inside(root, "pcam")
+    return unpacked(base / "unpacked", ("no tumour", "tumour"), _items(base))
 
 
-def _items(base: Path) -> Iterator[Item]:
+def _items(base: Path) -> Iterator[Item]:  # torchvision's PCAM opens both files anew for every image
     try:
         import h5py
     except ImportError as error:
@@ -37,23 +34,15 @@ def _items(base: Path) -> Iterator[Item]:
             for start in range(0, len(images["x"]), _CHUNK):
                 part = slice(start, start + _CHUNK)
                 for pixels, label in zip(images["x"][part], labels["y"][part].reshape(-1), strict=True):
-                    file = BytesIO()
-                    Image.fromarray(pixels).save(file, "png")
-                    yield split, int(label), ".png", file.getvalue()
-
-
-def _fetch(root: Path) -> None:
-    for split in _SPLITS:
-        fetch_with("PCAM", "pcam", split=split)(root)
+                    yield split, int(label), ".png", png(pixels)
 
 
 SET = DataSet(
-    name="pcam",
     title="PatchCamelyon (Veeling et al. 2018)",
     source="Get the six camelyonpatch_level_2_split_*.h5.gz from https://zenodo.org/records/2546921 and gunzip them.",
     layout="ROOT holds camelyonpatch_level_2_split_{train,valid,test}_{x,y}.h5.",
     classes=2,
     expected={"train": 262144, "val": 32768, "test": 32768},
     read=_read,
-    fetch=_fetch,
+    fetch=Torchvision(PCAM, "pcam", {split: {"split": split} for split in _SPLITS}, archive_folder="pcam").fetch,
 )

@@ -30,11 +30,10 @@ def list_table(path: Path) -> Listing:
         raise GtaError(f"--data {path} cannot be read as CSV: {error}") from error
     if not {"path", "label"} <= set(columns) or not set(columns) <= set(_COLUMNS):
         raise GtaError(
-            f"{path} has the columns {', '.join(columns) or 'none'}: its first line must be path,label and optionally "
-            "split and mask."
+            f"{path}: its first line must be path,label and optionally split and mask, got {','.join(columns)!r}."
         )
     labels = {line: (row["label"] or "").strip() for line, row in rows}
-    classes = tuple(sorted({label for label in labels.values() if label}))
+    classes = tuple(sorted(set(labels.values()) - {""}))
     splits: dict[str, list[Sample]] = {}
     seen: dict[str, int] = {}
     for line, row in rows:
@@ -43,14 +42,12 @@ def list_table(path: Path) -> Listing:
         if not name or not labels[line]:
             raise GtaError(f"{path}, line {line}: path or label is empty.")
         if split not in SPLITS:
-            raise GtaError(f"{path}, line {line}: split {split!r} is none of {', '.join(SPLITS)}.")
+            raise GtaError(f"{path}, line {line}: split must be one of {', '.join(SPLITS)}, got {split!r}.")
         if seen.setdefault(name, line) != line:
             raise GtaError(f"{path}, line {line}: {name} is in line {seen[name]} already.")
-        label = classes.index(labels[line])
-        splits.setdefault(split, []).append(
-            Sample(path.parent / name, name, label, path.parent / mask if mask else None)
-        )
+        sample = Sample(path.parent / name, name, classes.index(labels[line]), path.parent / mask if mask else None)
+        splits.setdefault(split, []).append(sample)
     if "train" not in splits:
         raise GtaError(f"{path} names no training image.")
     ordered = {split: sorted(samples, key=lambda s: (s.label, s.name)) for split, samples in splits.items()}
-    return Listing(str(path), path.parent, classes, ordered)
+    return Listing(path.parent, classes, ordered, title=str(path))

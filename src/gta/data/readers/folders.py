@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gta.data.images import is_image_name
@@ -24,16 +25,15 @@ def list_folder(root: Path) -> Listing:
     files = {split: by_class(root / split) for split in SPLITS if (root / split).is_dir()}
     elsewhere = {c for of in files.values() for c, paths in of.items() if paths}
     classes = tuple(sorted(files["train"].keys() | elsewhere))
-    return Listing(
-        title=str(root),
-        root=root,
-        classes=classes,
-        splits={split: folder_samples(root, classes, of) for split, of in files.items()},
-    )
+    splits = {split: folder_samples(root, classes, of) for split, of in files.items()}
+    return Listing(root, classes, splits, title=str(root))
 
 
 def by_class(folder: Path) -> dict[str, list[Path]]:
-    """Image files per class folder, at any depth below it; hidden folders and other files are passed over."""
+    """Image files per class folder, at any depth below it; hidden folders and other files are passed over.
+
+    (torchvision's ImageFolder would take hidden files, and leave out images outside class folders without a word.)
+    """
     strays = [p for p in folder.iterdir() if is_image_name(p) and p.is_file()]
     if strays:
         raise GtaError(
@@ -50,15 +50,12 @@ def by_class(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def folder_samples(root: Path, classes: tuple[str, ...], files: dict[str, list[Path]]) -> list[Sample]:
+def folder_samples(root: Path, classes: Sequence[str], files: Mapping[str, Sequence[Path]]) -> list[Sample]:
     """Samples in label order, each with `masks/…/NAME.png` where there is one."""
-    return [
-        Sample(path, path.relative_to(root).as_posix(), label, _mask(root, path))
-        for label, c in enumerate(classes)
-        for path in files.get(c, ())
-    ]
-
-
-def _mask(root: Path, path: Path) -> Path | None:
-    mask = (root / "masks" / path.relative_to(root)).with_suffix(".png")
-    return mask if mask.is_file() else None
+    samples = []
+    for label, c in enumerate(classes):
+        for path in files.get(c, ()):
+            inside = path.relative_to(root)
+            mask = (root / "masks" / inside).with_suffix(".png")
+            samples.append(Sample(path, inside.as_posix(), label, mask if mask.is_file() else None))
+    return samples

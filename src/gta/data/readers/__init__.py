@@ -1,0 +1,1 @@
+"""What the data sets of `gta.data.datasets` are read with."""
