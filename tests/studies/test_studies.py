@@ -96,7 +96,7 @@ def test_a_trial_becomes_the_options_of_a_run():
         ({"epochs": [1, 2]}, "the same for all methods"),
         ({"reuse": [True]}, "the same for all methods"),
         ({"magic": [1]}, "not an option of gta train"),
-        ({"bss.eta": [1]}, "no part bss"),
+        ({"bss.eta": [1]}, "does not have bss"),
         ({"weight": [-1]}, "0 or above"),
         ({"weight": ["much"]}, "0 or above"),
         ({"guide": "mlp"}, "logits, attention"),

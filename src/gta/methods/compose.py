@@ -19,6 +19,8 @@ from gta.vit.capture import run_and_capture, run_within
 from gta.vit.pair import ModelAndSource
 from gta.vit.structure import vit_info
 
+COMMON = ("weight", "layers", "guide", "rows", "distance")  # columns of every run's results, whatever its method
+
 Settings = Mapping[str, Mapping[str, Any]]
 
 
@@ -230,7 +232,7 @@ class ComposedMethod(ModelAndSource):
         """What results.json says of the methods."""
         described = {key: value for method in self.methods for key, value in method.describe().items()}
         scheduled = any(method.adds() for method in self.methods)
-        return {**described, **({"weight_schedule": self._schedule} if scheduled else {})}
+        return {**dict.fromkeys(COMMON), **described, "weight_schedule": self._schedule if scheduled else None}
 
     def finish(self) -> None:
         """Once, after training: the model is then what the methods give."""
