@@ -13,11 +13,13 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 import gta
+from gta.acceleration.attention import ShortAttention
 from gta.data.reading import read_photos
 from gta.data.transforms import TrainViews, normalised
 from gta.methods.compose import ComposedMethod
 from gta.methods.gta import GTA
 from gta.sources.info import source_info
+from gta.training.stored_rows import rows_to_store
 from gta.training.trainer import resolve_precision
 
 
@@ -31,19 +33,21 @@ def main(source: str, data: str, image_size: int = 224, batch_size: int = 32, we
     labels = torch.tensor([views[i * every][1] for i in range(batch_size)])
     torch.manual_seed(0)
     part = GTA(weight=weight)
-    composed = ComposedMethod(gta.new_target(frozen, len(photos.classes)).train(), frozen, [part])
+    composed = ComposedMethod(
+        gta.new_target(frozen, len(photos.classes)).train(), frozen, [part], around_target=ShortAttention
+    )
     low = torch.autocast("cpu", torch.bfloat16, enabled="bf16" in resolve_precision("auto"))
 
-    def norms(rows: Tensor | None) -> tuple[float, float, float]:
+    def norms(rows: list[Tensor] | None) -> tuple[float, float, float]:
         composed.begin_step(0, 1)
         with low:
-            done = composed(images, labels, rows)
+            done = composed(images, labels, rows and {"gta": rows})
         return float(done.penalty.detach()), _norm(composed, done.loss), _norm(composed, done.penalty)
 
-    exact = torch.stack(part.stored_rows(images), 1)
+    exact = rows_to_store(part, frozen, images)
     with low:
-        stored = torch.stack(part.stored_rows(images), 1)
-    for name, rows in (("beside", None), ("stored", stored.half()), ("float32", exact)):
+        stored = rows_to_store(part, frozen, images)
+    for name, rows in (("beside", None), ("stored", [row.half().float() for row in stored]), ("float32", exact)):
         penalty, loss_norm, penalty_norm = norms(rows)
         print(f"{name:>8}: penalty {penalty:.5f}, its gradient {penalty_norm:.2f}, the cross-entropy's {loss_norm:.2f}")
 

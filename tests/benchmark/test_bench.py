@@ -12,8 +12,10 @@ from torch import nn
 
 from gta import GtaError
 from gta.benchmark import bench as bench_file
-from gta.benchmark import meters
-from gta.benchmark.bench import training_steps, whole_maps
+from gta.benchmark import growth, meters
+from gta.benchmark import rows as rows_file
+from gta.benchmark.bench import training_steps
+from gta.benchmark.growth import whole_maps
 from gta.benchmark.meters import MemoryTracker, compared, flops, interleaved, line_through, saved_bytes
 from gta.benchmark.options import Bench
 from gta.benchmark.rows import ROWS, Row, unfused, unfused_rows
@@ -183,7 +185,7 @@ def test_a_new_row_is_a_function_and_counts_the_mean_of_its_steps(setting, monke
     assert list(rows) == [*(n for n in ROWS if n[:5] not in ("trans", "outpu", "canno"))]
     # FLOPs are counted over two steps, of which one multiplies
     extra = rows["now and then"]["flops_per_image"] - rows["plain"]["flops_per_image"]
-    assert extra == pytest.approx(2 * 13**3 / (2 * bench_file.COUNTED))
+    assert extra == pytest.approx(2 * 13**3 / (2 * rows_file.COUNTED))
 
 
 @pytest.mark.parametrize(
@@ -229,8 +231,8 @@ def test_an_odd_size_is_refused_before_anything_is_measured(options):
 
 
 def test_the_flops_of_rows_are_proportional_to_layers_and_to_tokens(setting, options):
-    layers = bench_file.growth_with_layers(setting, 2)
-    tokens = bench_file.growth_with_tokens(setting, options)
+    layers = growth.growth_with_layers(setting, 2)
+    tokens = growth.growth_with_tokens(setting, options)
     assert layers["x"] == [1, 2, 3]
     assert layers["rows"]["flops"] == [4 * 2 * H * N * D * count for count in layers["x"]]
     assert tokens["x"] == sorted(tokens["x"])

@@ -16,17 +16,20 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
+from gta.acceleration.attention import ShortAttention
 from gta.benchmark.meters import compared
 from gta.benchmark.setting import CLASSES, Setting, picture
 from gta.data.loading import EpochSampler, loader, workers_for
 from gta.data.sample import Sample
 from gta.data.transforms import TrainViews, normalised
-from gta.methods.compose import Recipe
+from gta.methods.compose import ComposedMethod
 from gta.methods.plain import Plain
 from gta.sources.info import source_info
-from gta.training.fit import make_trainer
-from gta.training.module import FineTuning, Recorder, parameter_groups
+from gta.training.module import FineTuning
+from gta.training.optimiser import parameter_groups
 from gta.training.options import TrainOptions
+from gta.training.recorder import Recorder
+from gta.training.trainer import make_trainer
 
 STEPS = 4  # of an epoch
 PHOTO = (500, 375)  # px
@@ -51,9 +54,8 @@ def pipeline(setting: Setting, rounds: int) -> dict[str, Any]:
         sampler = EpochSampler(len(samples), seed=0)
         batches = loader(TrainViews(samples, size, seed=0), options.batch_size, workers, sampler=sampler)
         normalise = partial(normalised, mean=info.mean, std=info.std)
-        module = FineTuning(
-            Recipe(setting.target, setting.source, [Plain()]), options, STEPS * options.epochs, lambda: (), normalise
-        )
+        method = ComposedMethod(setting.target, setting.source, [Plain()], around_target=ShortAttention)
+        module = FineTuning(method, options, STEPS * options.epochs, lambda: (), normalise)
         recorder, by_hand = Recorder(folder, ""), _ByHand(setting, options, batches, normalise)
         trainer = make_trainer(options, [recorder, by_hand], changing=False)
         trainer.fit(module, batches)

@@ -19,17 +19,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from gta.acceleration.attention import ShortAttention
 from gta.acceleration.row_store import RowStore
-from gta.acceleration.source_precision import FIRST_CHECKS
-from gta.benchmark.setting import Setting, patches_of
+from gta.acceleration.source_pass import FIRST_CHECKS, AdaptivePass
+from gta.benchmark.setting import Setting, head_width, patches_of
 from gta.errors import GtaError
-from gta.methods.base import Part
-from gta.methods.compose import Recipe
+from gta.methods.base import Method
+from gta.methods.compose import ComposedMethod
 from gta.methods.gta import GTA
 from gta.methods.plain import Plain
+from gta.training.stored_rows import rows_to_store
 from gta.vit.structure import vit_info
 
 WEIGHT = 10.0
+COUNTED = 2  # images that FLOPs are counted on and penalties compared on; per image both are the same for any number
 
 
 @dataclass(frozen=True)
@@ -57,20 +60,21 @@ class Row:
     steps: int = 1
 
 
-def _method(setting: Setting, part: Part, says: str, rows: Callable[[], Tensor] | None = None, **more: Any) -> Row:
+def _method(setting: Setting, method: Method, says: str, rows: Callable[[], Tensor] | None = None, **more: Any) -> Row:
     """Steps of a method as training takes them, from the first on in which the precision of the source is decided."""
-    recipe = Recipe(setting.target, setting.source, [part])
-    steps = count(FIRST_CHECKS[0] * getattr(part, "every", 1))
+    composed = ComposedMethod(setting.target, setting.source, [method], around_target=ShortAttention)
+    steps = count(FIRST_CHECKS[0])
 
     def forward() -> tuple[Tensor, Tensor]:
-        recipe.begin_step(next(steps), steps=1)
-        done = recipe(setting.images, setting.labels, None if rows is None else rows())
+        composed.begin_step(next(steps), steps=1)
+        stored = None if rows is None else {method.name: list(rows().float().unbind(1))}
+        done = composed(setting.images, setting.labels, stored)
         return done.loss, done.penalty
 
     with setting.autocast(), torch.no_grad():
-        for _ in range(getattr(part, "every", 1)):
-            forward()
-    copies = part.guided.precision.copied_bytes if isinstance(part, GTA) else lambda: 0
+        forward()
+    source_pass = method.guidance.source_pass if isinstance(method, GTA) else None
+    copies = source_pass.copied_bytes if isinstance(source_pass, AdaptivePass) else lambda: 0
     return Row(says, setting.target, forward, copies=copies, **more)
 
 
@@ -87,39 +91,34 @@ def _plain_as_it_comes(setting: Setting) -> Row:
 
 
 def _gta(setting: Setting) -> Row:
-    part = GTA(weight=WEIGHT, layers=setting.layers)
-    return _method(setting, part, "guided, the source beside the target", beside=[setting.source], same=True)
+    method = GTA(weight=WEIGHT, layers=setting.layers)
+    return _method(setting, method, "guided, the source beside the target", beside=[setting.source], same=True)
 
 
 def _gta_compiled(setting: Setting) -> Row | None:
-    part = GTA(weight=WEIGHT, layers=setting.layers, source_compile=True)
+    method = GTA(weight=WEIGHT, layers=setting.layers, source_compile=True)
     says = "guided, the source's pass compiled (--source-compile)"
     try:
-        return _method(setting, part, says, beside=[setting.source], same=True)
+        return _method(setting, method, says, beside=[setting.source], same=True)
     except GtaError:  # torch.compile has no compiler here
         return None
 
 
 def _gta_auto(setting: Setting) -> Row:
-    part = GTA(weight="auto", layers=setting.layers)
-    return _method(setting, part, "guided, with --weight auto", beside=[setting.source])
-
-
-def _gta_every_two(setting: Setting) -> Row:
-    part = GTA(weight=WEIGHT, layers=setting.layers, every=2)
-    return _method(setting, part, "guided in every second step (--every 2)", beside=[setting.source], steps=2)
+    method = GTA(weight="auto", layers=setting.layers)
+    return _method(setting, method, "guided, with --weight auto", beside=[setting.source])
 
 
 def _gta_reuse(setting: Setting) -> Row:
     """The rows are read from a store, checksums included, as training's data loader does."""
-    part = GTA(weight=WEIGHT, layers=setting.layers)
-    Recipe(setting.target, setting.source, [part])
+    method = GTA(weight=WEIGHT, layers=setting.layers)
+    method.attach(setting.target, setting.source)
     folder = TemporaryDirectory(prefix="gta-bench-")
     pairs = [(str(i), 0) for i in range(len(setting.images))]
 
     @cache
     def store(low: bool) -> RowStore:
-        stored = torch.stack(part.stored_rows(setting.images), 1)
+        stored = torch.stack(rows_to_store(method, setting.source, setting.images), 1)
         made = RowStore(Path(folder.name), {"autocast": low}, stored.shape[1:])
         with made.filling():
             made.add(pairs, [stored])
@@ -130,7 +129,7 @@ def _gta_reuse(setting: Setting) -> Row:
         with torch.autocast(setting.device.type, enabled=False):  # a data loader knows of none
             return torch.stack([kept.read(pair) for pair in pairs]).to(setting.device, non_blocking=True)
 
-    return _method(setting, part, "guided, the source's rows read from a store (--reuse)", rows, same=True)
+    return _method(setting, method, "guided, the source's rows read from a store (--reuse)", rows, same=True)
 
 
 def _unfused_plain(setting: Setting) -> Row:
@@ -199,7 +198,6 @@ ROWS: dict[str, Callable[[Setting], Row | None]] = {
     "gta": _gta,
     "gta compiled": _gta_compiled,
     "gta weight=auto": _gta_auto,
-    "gta every=2": _gta_every_two,
     "gta reuse": _gta_reuse,
     "unfused plain": _unfused_plain,
     "unfused hooks": _hooks,
@@ -250,3 +248,23 @@ def unfused(model: nn.Module) -> Iterator[None]:
     finally:
         for module in modules:
             module.fused_attn = True
+
+
+def forward_pass(row: Row, setting: Setting) -> Tensor:
+    with setting.autocast():
+        loss, penalty = row.forward()
+    return loss + penalty
+
+
+def backward(row: Row, setting: Setting) -> None:
+    for _ in range(row.steps):
+        forward_pass(row, setting).backward()  # type: ignore[no-untyped-call]
+        row.model.zero_grad()
+
+
+def rows_flops(source: nn.Module, patches: int, layers: int) -> int:
+    """Per image, of the rows of both models and of the target's backward to q and to k.
+
+    They are products of elements and sums, which torch's counter leaves out.
+    """
+    return 4 * 2 * vit_info(source).heads * head_width(source) * patches * layers

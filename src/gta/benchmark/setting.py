@@ -18,7 +18,8 @@ from torchvision.transforms.v2.functional import normalize
 from gta.benchmark.options import Bench
 from gta.sources.info import source_info
 from gta.sources.loading import new_target
-from gta.training.fit import load_for_training, resolve_precision
+from gta.training.fit import load_for_training
+from gta.training.trainer import resolve_precision
 from gta.vit.structure import resolve_layers, vit_info
 
 CLASSES = 10
