@@ -16,7 +16,7 @@ from statistics import mean
 from jsonargparse import auto_cli
 
 from gta.demo.run import CHOSEN, COMMON, WORLD
-from gta.studies.tables import append_csv, markdown, read_csv
+from gta.tables import append_csv, markdown, read_csv
 from gta.training.fit import train
 from gta.worlds.folder import write_world
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from jsonargparse import auto_cli
 
-from gta.studies.tables import append_csv, markdown, read_csv
+from gta.tables import append_csv, markdown, read_csv
 from gta.training.fit import train
 from gta.training.options import TrainOptions
 

@@ -18,7 +18,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from gta.studies.statistics import Paired, paired
-from gta.studies.tables import append_csv, markdown, read_csv
+from gta.tables import append_csv, markdown, read_csv
 from gta.training.fit import train
 from gta.training.options import TrainOptions
 

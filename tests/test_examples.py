@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoModelForImageClassification, Dinov2Config, Dinov2Model
 
 from gta.cli import main as cli
-from gta.studies.tables import read_csv
+from gta.tables import read_csv
 from gta.training.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]

@@ -1,9 +1,9 @@
 """Distances between the target's and the source's attention rows.
 
-A distance takes both rows and returns one number per image and head; `guide` averages those over images,
-heads and guided layers. To add one, write a function of this shape and put it into `DISTANCES`; where it has an argument
-`temperature`, --temperature sets it. All work on the last dimension, whatever stands before it. Divergences and angles are
-one number per row already: they read no reduction.
+A distance takes both rows and returns one number per image and head; `guide` averages those over images, heads and
+guided layers. To add one, write a function of this shape and put it into `DISTANCES`; where it has an argument
+`temperature`, --temperature sets it. All work on the last dimension, whatever stands before it. Divergences and angles
+are one number per row already: they read no reduction.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """GTA: guided transfer of spatial attention (arXiv 2401.02656).
 
-A frozen copy of the pre-trained model (the *source*) runs beside the model being tuned (the *target*) on the same images.
-Per layer and head, both give a *row*: the scaled pre-softmax logits q·kᵀ/√d of the [cls] query over the patch tokens.
-Training adds to the cross-entropy
+A frozen copy of the pre-trained model (the *source*) runs beside the model being tuned (the *target*) on the same
+images. Per layer and head, both give a *row*: the scaled pre-softmax logits q·kᵀ/√d of the [cls] query over the patch
+tokens. Training adds to the cross-entropy
 
     penalty = weight · mean over images, guided layers, heads and patch tokens of (target's row − source's row)²
 

@@ -130,7 +130,7 @@ class Guided(ModelAndSource):
 
         Args:
             images: (B, C, height, width), already normalised for the model.
-            labels: (B,) int64, or (B, classes) probabilities; weight "auto" needs them, for it follows the cross-entropy.
+            labels: (B,) int64, or (B, classes) probabilities; needed by weight "auto", which follows the loss.
             options: keywords for the forward of both models, such as `interpolate_pos_encoding=True`.
 
         Returns:

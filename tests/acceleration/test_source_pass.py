@@ -143,7 +143,9 @@ def test_a_resumed_training_goes_on_in_the_precision_it_had(images, monkeypatch)
     def composed() -> ComposedMethod:
         source = tiny_vit(num_classes=0)
         torch.manual_seed(3)
-        return ComposedMethod(spread(gta.new_target(_with_info(source), 3), 0.02), source, [GTA()])
+        return ComposedMethod(
+            spread(gta.new_target(_with_info(source), 3), 0.02), source, [GTA(source_precision="auto")]
+        )
 
     whole, resumed = composed(), composed()
     whole.begin_step(4, 100)

@@ -278,7 +278,7 @@ def test_a_table_of_paths(tmp_path):
 def test_names_nobody_knows(tmp_path):
     with pytest.raises(GtaError, match=r"must be one of aircraft, cars, .*, got 'birds'"):
         list_data(f"birds:{tmp_path}")
-    with pytest.raises(GtaError, match="--download fetches NAME:ROOT, .*pets"):
+    with pytest.raises(GtaError, match=r"--download fetches NAME:ROOT, .*pets"):
         list_data(tmp_path, download=True)
     with pytest.raises(GtaError, match="no folder called train"):
         list_data("/nowhere/12:30")  # a colon in a path is no name

@@ -237,7 +237,6 @@ def test_the_state_dict_has_no_trace_of_parts(source):
     keys = {f"model.{k}" for k in composed.model.state_dict()} | {
         "own.lwf.weight",
         "own.lwf.bias",
-        "own.gta._extra_state",
     }
     assert set(composed.state_dict()) == keys
     assert composed.source is source

@@ -18,7 +18,7 @@ from gta.studies import compare as compare_file
 from gta.studies.compare import Comparison, compare
 from gta.studies.grid import Trial, read_grid, same_budget, shipped_grid, trials_of
 from gta.studies.statistics import Paired, holm, mean_and_spread, paired
-from gta.studies.tables import markdown, plus_minus
+from gta.tables import markdown, plus_minus
 from gta.training.options import TrainOptions
 from gta.training.recorder import Diverged
 

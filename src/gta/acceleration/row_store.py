@@ -90,8 +90,8 @@ class RowStore:
             raise GtaError(f"--reuse-dir: {self.folder} cannot be made: {error.strerror or error}.") from error
         if needed > free:
             raise GtaError(
-                f"the source's rows of {pairs} views take {readable_size(needed)}, and {self.folder} has {readable_size(free)} left: "
-                "give another --reuse-dir, fewer --views, fewer --layers, or leave --reuse out."
+                f"the source's rows of {pairs} views take {readable_size(needed)}, and {self.folder} has "
+                f"{readable_size(free)} left: give another --reuse-dir, fewer --views or --layers, or no --reuse."
             )
 
     @contextmanager

@@ -138,7 +138,7 @@ class _Guide:
         capture = AttentionLogits(self.guided.guidance.source, range(len(pairs)))
         for q, k in pairs:
             capture.attention(q, k, k)
-        return capture.read(self.images)
+        return capture._read
 
     def _source(self, images: Tensor) -> list[Any]:
         self.guided.guidance.source_pass.step = 1  # no check of the precision
@@ -192,13 +192,13 @@ def growth_with_tokens(setting: Setting, options: Bench) -> dict[str, Any]:
 def _growth(guides: dict[int, _Guide], setting: Setting, rounds: int) -> dict[str, Any]:
     """Times and FLOPs of the guides by what grows, and the lines through them."""
     works: dict[str, Callable[[], None]] = {}
-    for x, guide in guides.items():
-        works |= {f"guide {x}": guide.whole, f"rows {x}": guide.rows}
+    for x, one in guides.items():
+        works |= {f"guide {x}": one.whole, f"rows {x}": one.rows}
     seconds = interleaved(works, rounds, setting.device)
     found: dict[str, Any] = {"x": list(guides)}
     for part in ("guide", "rows"):
         times = [seconds[f"{part} {x}"] for x in guides]
         found[part] = {"seconds": times, "line": line_through(found["x"], [median(t) for t in times])}
-    counted = [guide.flops() for guide in guides.values()]
+    counted = [one.flops() for one in guides.values()]
     found["guide"]["flops"], found["rows"]["flops"] = map(list, zip(*counted, strict=True))
     return found

@@ -91,12 +91,12 @@ def _plain_as_it_comes(setting: Setting) -> Row:
 
 
 def _gta(setting: Setting) -> Row:
-    method = GTA(weight=WEIGHT, layers=setting.layers)
+    method = GTA(weight=WEIGHT, layers=setting.layers, source_precision="auto")
     return _method(setting, method, "guided, the source beside the target", beside=[setting.source], same=True)
 
 
 def _gta_compiled(setting: Setting) -> Row | None:
-    method = GTA(weight=WEIGHT, layers=setting.layers, source_compile=True)
+    method = GTA(weight=WEIGHT, layers=setting.layers, source_precision="auto", source_compile=True)
     says = "guided, the source's pass compiled (--source-compile)"
     try:
         return _method(setting, method, says, beside=[setting.source], same=True)
@@ -105,13 +105,13 @@ def _gta_compiled(setting: Setting) -> Row | None:
 
 
 def _gta_auto(setting: Setting) -> Row:
-    method = GTA(weight="auto", layers=setting.layers)
+    method = GTA(weight="auto", layers=setting.layers, source_precision="auto")
     return _method(setting, method, "guided, with --weight auto", beside=[setting.source])
 
 
 def _gta_reuse(setting: Setting) -> Row:
     """The rows are read from a store, checksums included, as training's data loader does."""
-    method = GTA(weight=WEIGHT, layers=setting.layers)
+    method = GTA(weight=WEIGHT, layers=setting.layers, source_precision="auto")
     method.attach(setting.target, setting.source)
     folder = TemporaryDirectory(prefix="gta-bench-")
     pairs = [(str(i), 0) for i in range(len(setting.images))]

@@ -1,8 +1,9 @@
 """What a method is: the seam that every file of this folder fills.
 
 A method may say which parameters train (`attach`, `begin_step`, `finish`), what is added to the loss (`capture`,
-`penalty`), and how batches are mixed (`mix`, `relabel`). It overrides what it needs; the rest does nothing. What it wants
-to see of a model it captures; the composition captures it of the target and, in one pass for all methods, of the source.
+`penalty`), and how batches are mixed (`mix`, `relabel`). It overrides what it needs; the rest does nothing. What it
+wants to see of a model it captures; the composition captures it of the target and, in one pass for all methods, of the
+source.
 
 A method is a dataclass: its fields are the method's options on the command line, `--NAME.FIELD`, documented in its
 docstring. What it does in a step depends on the step and not on the steps before, so that a resumed run stays

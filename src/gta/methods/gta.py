@@ -27,7 +27,7 @@ class GTA(Method):
     temperature: float = 1.0
     guide: str = "logits"
     rows: Rows = "cls"
-    source_precision: str = "auto"
+    source_precision: str = "same"
     source_compile: bool = False
 
     paper: ClassVar[str] = "arXiv 2401.02656"

@@ -1,6 +1,8 @@
 """Mixup (Zhang et al. 2018, arXiv 1710.09412), torchvision's.
 
-x = λ·x_i + (1 − λ)·x_j,   y = λ·y_i + (1 − λ)·y_j,   λ ~ Beta(alpha, alpha), one for the batch; j is i's neighbour in it
+x = λ·x_i + (1 − λ)·x_j,   y = λ·y_i + (1 − λ)·y_j,   λ ~ Beta(alpha, alpha), one for the batch
+
+j is i's neighbour in the batch.
 """
 
 from __future__ import annotations

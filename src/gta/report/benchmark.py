@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from gta.files import atomic_write, write_text
-from gta.studies.tables import markdown
+from gta.tables import markdown
 
 GREY, GREEN, RED, BLUE = "#6b7280", "#1a7f37", "#b42318", "#1d4ed8"
 MEGA, GIGA = 1e6, 1e9

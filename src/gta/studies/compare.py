@@ -29,7 +29,7 @@ from gta.files import atomic_write, write_text
 from gta.studies.comparison import Comparison
 from gta.studies.grid import Trial, read_grid, same_budget, shipped_grid, trials_of
 from gta.studies.statistics import holm, mean_and_spread, paired
-from gta.studies.tables import markdown, plus_minus, write_csv
+from gta.tables import markdown, plus_minus, write_csv
 from gta.training.fit import load_for_training, train
 from gta.training.recorder import Diverged
 from gta.training.run_folder import CHECKPOINT, WEIGHTS

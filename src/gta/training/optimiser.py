@@ -19,8 +19,8 @@ WARM_UP = 0.1  # of all steps
 def parameter_groups(model: nn.Module, options: TrainOptions, own: Sequence[nn.Parameter] = ()) -> list[dict[str, Any]]:
     """Groups for AdamW: the backbone's first, then the classifier's, each without and with weight decay.
 
-    With a layer decay the backbone has such a pair for every block, the last block's first (BEiT, arXiv 2106.08254). The
-    final norm trains at the full rate, as in BEiT and MAE; timm's groups have it with the last block.
+    With a layer decay the backbone has such a pair for every block, the last block's first (BEiT, arXiv 2106.08254).
+    The final norm trains at the full rate, as in BEiT and MAE; timm's groups have it with the last block.
 
     Args:
         model: the target.

@@ -58,7 +58,7 @@ class StoredRows:
         self._method, self._source, self.store = method, source, store
 
     def replay(self, images: Tensor, rows: Tensor, check: bool) -> dict[str, list[Tensor]]:
-        """What the method captures of the source on images, (B, C, height, width), from their rows, (B, L, H, N) float16.
+        """What the method captures of the source on images (B, C, height, width), from their rows (B, L, H, N).
 
         Raises:
             GtaError: with `check`: they are not what the source gives for some of these images.

@@ -85,7 +85,7 @@ class AttentionLogits(TorchFunctionMode):
         Args:
             info: of the model.
             layers: ascending indices of the layers to read; of no meaning for "pool".
-            rows: "cls" for the first token's row, "patches" for the rows of all tokens that are read, "pool" for the row
+            rows: "cls" for the first token's row, "patches" for the rows of all tokens that are read, "pool" for that
                 of an attention-pooling head.
             prefix: read prefix tokens too, as keys and, with "patches", as queries.
         """

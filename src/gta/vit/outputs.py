@@ -1,7 +1,7 @@
 """Captures of what a ViT computes besides attention logits: outputs of its layers, and its classifier's input.
 
-timm's `forward_intermediates` and `forward_head(pre_logits=True)` run the model once more; a capture reads the pass that
-is made anyway, the target's with its gradient, so these are forward hooks.
+timm's `forward_intermediates` and `forward_head(pre_logits=True)` run the model once more; a capture reads the pass
+that is made anyway, the target's with its gradient, so these are forward hooks.
 """
 
 from __future__ import annotations

@@ -207,9 +207,9 @@ def parameters_before_row(info: ViTInfo, layer: int) -> Iterator[nn.Parameter]:
 def _stacks(vit: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
     """Every list of modules that all have attention with heads: qualified name and the modules."""
     for name, module in vit.named_modules():
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module):
-            if all(_attention(block) is not None for block in module):
-                yield _WRAPPED.sub("", name), tuple(module)
+        listed = isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 0
+        if listed and all(_attention(block) is not None for block in module):
+            yield _WRAPPED.sub("", name), tuple(module)
 
 
 def _attention(layer: nn.Module) -> nn.Module | None:
