@@ -1,4 +1,4 @@
-"""The house's order: who may know whom, that nothing goes in a circle, and that the heart works without what speeds it up."""
+"""The house's order: who may know whom, no circle, and a heart that works without what speeds it up."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ MAY_IMPORT = {  # room -> rooms, besides BASE
     "methods": {"vit", "distances", "schedules", "auto_weight", "guidance", "sources"},
     "data": set(),
     "attention": {"vit", "data", "sources"},
-    "training": {"vit", "distances", "schedules", "guidance", "acceleration", "sources", "methods", "data", "attention"},
+    "training": {"vit", "distances", "schedules", "guidance", "acceleration", "sources", "methods", "data",
+                 "attention"},
     "studies": {"training", "methods", "data"},
     "worlds": set(),
     "report": set(),
@@ -38,8 +39,8 @@ MAY_IMPORT = {  # room -> rooms, besides BASE
     "benchmark": {"vit", "guided", "acceleration", "methods", "sources", "data", "training"},
     "integrations": {"guided"},
     "__init__": {"guided", "sources"},
-    "cli": {"vit", "distances", "schedules", "guidance", "sources", "methods", "data", "attention", "training", "studies",
-            "worlds", "report", "demo", "benchmark"},
+    "cli": {"vit", "distances", "schedules", "guidance", "sources", "methods", "data", "attention", "training",
+            "studies", "worlds", "report", "demo", "benchmark"},
 }  # fmt: skip
 
 

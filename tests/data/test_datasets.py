@@ -378,7 +378,7 @@ def test_a_set_added_at_run_time_is_checked_and_trained_on(tmp_path, source_file
         (root / "list.txt").unlink()
         assert main(["data", "check", f"mine:{root}"]) == 2
         assert "cannot be read as my own birds" in capsys.readouterr().err
-        with pytest.raises(GtaError, match="one of .*, mine, got 'birds'"):
+        with pytest.raises(GtaError, match=r"one of .*, mine, got 'birds'"):
             list_data(f"birds:{root}")
     finally:
         DATASETS.remove("mine")
