@@ -149,7 +149,7 @@ def test_the_page_shows_the_tables_of_comparisons(name):
 @pytest.mark.parametrize(
     ("benchmark", "results", "page"),
     [
-        ("learning_rates", "garden.csv", "README.md"),
+        ("learning_rates", "garden.csv", "docs/results.md"),
         ("learning_rates", "auto-world.csv", "docs/results.md"),
         ("learning_rates", "auto-garden.csv", "docs/results.md"),
         ("learning_rates", "ablation-world.csv", "docs/results.md"),
