@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gta.files import atomic_write, write_text
+from gta.files import atomic_folder, atomic_write, write_text
 
 
 def test_whoever_reads_sees_the_old_file_or_the_new_one(tmp_path):
@@ -29,3 +29,26 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path):
         half()
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
     assert path.read_text() == "old"
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path):
+    path = tmp_path / "run"
+
+    def fill(word: str, **more: bool) -> None:
+        with atomic_folder(path, **more) as new:
+            (new / "config").write_text(word)
+            assert not path.exists() or (path / "config").read_text() != word
+            if word == "half":
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fill("half")
+    assert not list(tmp_path.iterdir())
+    fill("first")
+    with pytest.raises(OSError, match="not empty"):
+        fill("second")  # what is there is not to be replaced
+    fill("third", replace=True)
+    with pytest.raises(ZeroDivisionError):
+        fill("half", replace=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    assert (path / "config").read_text() == "third"

@@ -29,7 +29,9 @@ def atomic_write(path: Path, option: str | None = None) -> Iterator[Path]:
         if option is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         yield new
+        _sync(new)
         new.replace(path)
+        _sync(path.parent)
     except OSError as error:
         if option is None:
             raise
@@ -57,15 +59,27 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
+        for written in (*new.iterdir(), new):
+            _sync(written)
         if path.exists():
             if replace:
                 path.rename(old)
             else:
                 path.rmdir()  # empty, or it fails
         new.rename(path)
+        _sync(path.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold what was written to a file or folder, so that a power cut leaves no empty one."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def write_text(path: Path, text: str) -> None:

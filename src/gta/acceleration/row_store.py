@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from gta.errors import GtaError
+from gta.files import atomic_folder
 
 Pair = tuple[str, int]  # SHA-256 of an image's file, number of the view
 LARGEST = float(np.finfo(np.float16).max)
@@ -99,7 +99,7 @@ class RowStore:
         """One process at a time; what processes that died have left half done is removed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "lock"):  # let go when the process ends, however it ends
-            for unfinished in self.folder.glob(".*.new"):
+            for unfinished in self.folder.glob(".*.new-*"):
                 shutil.rmtree(unfinished, ignore_errors=True)
             (self.folder / "key.json").write_text(json.dumps(self._key, indent=2, sort_keys=True), encoding="utf-8")
             yield
@@ -116,20 +116,12 @@ class RowStore:
                 nothing is left then.
         """
         name = hashlib.sha256(repr(list(pairs)).encode()).hexdigest()[:16]
-        new = self.folder / f".{name}.new"
         try:
-            new.mkdir()
-            sums = self._write_rows(new / "rows.npy", len(pairs), rows)
-            np.save(new / "sums.npy", sums)
-            (new / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
-            for file in new.iterdir():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-            new.rename(self.folder / name)
+            with atomic_folder(self.folder / name) as new:
+                np.save(new / "sums.npy", self._write_rows(new / "rows.npy", len(pairs), rows))
+                (new / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
         except OSError as error:
             raise GtaError(f"{self.folder} cannot be written: {error.strerror or error}.") from error
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
         self._list()
 
     def _write_rows(self, path: Path, pairs: int, rows: Iterable[Tensor]) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
 from gta.benchmark.options import Bench
+from gta.devices import default_device
 from gta.sources.info import source_info
 from gta.sources.loading import new_target
 from gta.training.fit import load_for_training
@@ -49,7 +50,7 @@ class Setting:
 
     @classmethod
     def of(cls, options: Bench) -> Setting:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = default_device()
         source = load_for_training(options.source, options.image_size, options.heads).to(device)
         body = vit_info(source)
         generator = torch.Generator().manual_seed(0)

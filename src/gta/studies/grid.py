@@ -1,6 +1,6 @@
 """The grid of a comparison: what is tried of each method.
 
-The shipped one is what the methods say of themselves (`Part.grid`), and the variants in `grid.yaml` beside this file.
+The shipped one is what the methods say of themselves (`Method.grid`), and the variants in `grid.yaml` beside this file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Trial:
     Attributes:
         name: in the grid's `methods`.
         method: the method that name stands for.
-        values: what is varied, by option; `part.field` for a method's own.
+        values: what is varied, by option; `method.field` for a method's own.
         fixed: what the entry sets for all its trials.
     """
 

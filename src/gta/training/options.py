@@ -27,7 +27,7 @@ class TrainOptions:
         heads: Attention heads of the source, where they are not width / 64 and its file does not say.
         method: How to fine-tune: gta guides the attention by the source's, plain trains on cross-entropy alone;
             a+b composes. gta methods lists them all.
-        settings: Options of the method's own, by part: {l2_sp: {alpha: 0.1}}; on the command line --l2_sp.alpha 0.1.
+        settings: Options of the methods' own, by method: {l2_sp: {alpha: 0.1}}; on the command line --l2_sp.alpha 0.1.
         weight: Lambda of the guide (gta), >= 0, or auto: set in each step from loss and drift.
         weight_budget: Drift that weight auto allows (gta), as a share of how far the source's own attention is apart
             on different images.

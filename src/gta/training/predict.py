@@ -13,6 +13,7 @@ from gta.data.images import open_rgb, readable
 from gta.data.reading import read_photos, read_split
 from gta.data.sample import Sample
 from gta.data.transforms import test_view
+from gta.devices import default_device
 from gta.errors import GtaError
 from gta.sources.info import source_info
 from gta.sources.loading import load_source
@@ -40,7 +41,7 @@ def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> 
     samples = _samples(root, split, known["classes"], options, subset_list)
     source = load_source(options.source, options.image_size, heads=options.heads)
     info = source_info(source)
-    device = _device()
+    device = default_device()
     measures = measure(model.to(device), source.to(device), info, samples)
     return {
         "run": str(folder), "data": root, "split": split, "images": len(samples), "classes": len(known["classes"]),
@@ -80,7 +81,7 @@ def predict_images(folder: Path, images: Sequence[str]) -> list[dict[str, Any]]:
     readable(images)
     size = known["model_args"]["img_size"]
     view = test_view(size if isinstance(size, int) else size[0], known["mean"], known["std"])
-    device = _device()
+    device = default_device()
     model.to(device)
     guesses = []
     for start in range(0, len(images), BATCH):
@@ -99,7 +100,3 @@ def predict_images(folder: Path, images: Sequence[str]) -> list[dict[str, Any]]:
                 }
             )
     return guesses
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch import nn
 
 from gta.data.datasets import resolved
 from gta.errors import GtaError
-from gta.files import atomic_write
+from gta.files import atomic_folder, atomic_write
 from gta.training.options import TrainOptions
 
 CONFIG, RESULTS, WEIGHTS, CHECKPOINT = "config.yaml", "results.json", "model.safetensors", "last.ckpt"
@@ -31,7 +29,7 @@ def check_out(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise GtaError(f"--out {folder} is a file: give a folder.")
     if overwrite or not folder.exists() or not any(folder.iterdir()):
         if overwrite and folder.exists() and not (folder / CONFIG).is_file() and any(folder.iterdir()):
-            raise GtaError(f"--out {folder} holds something that is no run (no {CONFIG}): it is not overwritten.")
+            raise GtaError(f"--out {folder} holds something else than a run (no {CONFIG}): it is not overwritten.")
         return
     if not (folder / CONFIG).is_file():
         raise GtaError(f"--out {folder} is not empty and holds no run (no {CONFIG}): give a new folder.")
@@ -53,21 +51,10 @@ def open_folder(folder: Path, options: TrainOptions, *, resume: bool, overwrite:
     """
     if resume and (folder / CONFIG).is_file():
         return
-    folder = folder.resolve()
-    new, old = (folder.with_name(f".{folder.name}.{word}-{os.getpid()}") for word in ("new", "old"))
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        (new / CONFIG).write_text(config_text(options), encoding="utf-8")
-        if overwrite and folder.exists():
-            folder.rename(old)  # put aside whole: a kill leaves the old run or the new one, never a half
-        elif folder.exists():
-            folder.rmdir()  # empty, or it fails
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with atomic_folder(folder, replace=overwrite) as new:  # a kill leaves the old run or the new one, never a half
+            (new / CONFIG).write_text(config_text(options), encoding="utf-8")
     except OSError as error:
-        shutil.rmtree(new, ignore_errors=True)
         raise GtaError(f"--out {folder} cannot be made: {error.strerror or error}.") from error
 
 
@@ -92,7 +79,7 @@ def read_options(folder: Path) -> TrainOptions:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise GtaError(f"{folder} is no run folder: it has no {CONFIG}.")
+        raise GtaError(f"{folder} is not a run folder: it has no {CONFIG}.")
     try:
         return TrainOptions(**yaml.safe_load(path.read_text(encoding="utf-8")), out=str(folder))
     except (TypeError, yaml.YAMLError) as error:
