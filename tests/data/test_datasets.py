@@ -278,7 +278,7 @@ def test_a_table_of_paths(tmp_path):
 def test_names_nobody_knows(tmp_path):
     with pytest.raises(GtaError, match=r"must be one of aircraft, cars, .*, got 'birds'"):
         list_data(f"birds:{tmp_path}")
-    with pytest.raises(GtaError, match="--download fetches NAME:ROOT, .*pets"):
+    with pytest.raises(GtaError, match=r"--download fetches NAME:ROOT, .*pets"):
         list_data(tmp_path, download=True)
     with pytest.raises(GtaError, match="no folder called train"):
         list_data("/nowhere/12:30")  # a colon in a path is no name
@@ -378,7 +378,7 @@ def test_a_set_added_at_run_time_is_checked_and_trained_on(tmp_path, source_file
         (root / "list.txt").unlink()
         assert main(["data", "check", f"mine:{root}"]) == 2
         assert "cannot be read as my own birds" in capsys.readouterr().err
-        with pytest.raises(GtaError, match="one of .*, mine, got 'birds'"):
+        with pytest.raises(GtaError, match=r"one of .*, mine, got 'birds'"):
             list_data(f"birds:{root}")
     finally:
         DATASETS.remove("mine")
