@@ -10,7 +10,7 @@ from typing import Any
 
 from gta.data.datasets import list_data
 from gta.data.duplicates import Pair, look_alikes, same_files
-from gta.data.reading import read_files, unusable_masks, without_masks
+from gta.data.reading import read_files, without_unusable_masks
 from gta.data.sample import evenly_spread
 from gta.data.sheet import draw_sheet
 from gta.data.subsets import digest
@@ -48,9 +48,8 @@ def check_data(spec: str, pictures: Path | None = None, download: bool = False) 
     """
     listing = list_data(spec, download)
     splits, bad = read_files(listing.splits)
+    splits, bad_masks = without_unusable_masks(splits)
     every = [s for samples in splits.values() for s in samples]
-    bad_masks = unusable_masks(every)
-    splits = {split: without_masks(samples, bad_masks) for split, samples in splits.items()}
     before, test = [*splits["train"], *splits.get("val", ())], splits.get("test", ())
     same = same_files(before, test)
     known = {t.name for _, t in same}
@@ -68,7 +67,7 @@ def check_data(spec: str, pictures: Path | None = None, download: bool = False) 
         **{f"{split}_images": len(samples) for split, samples in listing.splits.items()},
         "images_per_class_in_train": f"{min(sizes)} to {max(sizes)}",
         "shorter_side_px": f"{sides[0]} to {sides[-1]}, median {median(sides):.0f}" if sides else None,
-        "masks": len({s.mask for s in every} - {None, *bad_masks}),
+        "masks": len({s.mask for s in every} - {None}),
         "same_file_in_train_and_test": len(same),
         "of_them_with_another_class": sum(s.label != t.label for s, t in same),
         "look_alikes_in_train_and_test": len(alike),

@@ -15,8 +15,8 @@ from gta.data.transforms import seed_of
 class EpochSampler(Sampler[int]):
     """Shuffles the training set anew each epoch; yields epoch · n + index, so that a view knows its epoch.
 
-    With several processes each takes every world-th index of the same shuffle, padded to equal length. (PyTorch's
-    DistributedSampler yields the index without its epoch.)
+    With several processes each takes every world-th index of the same shuffle, padded to equal length.
+    (PyTorch's DistributedSampler yields the index without its epoch.)
     """
 
     def __init__(self, n: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -42,11 +42,5 @@ def workers_for(accelerator: str) -> int:
 
 def loader(views: Dataset[Any], batch_size: int, workers: int, **more: Any) -> DataLoader[Any]:
     """A DataLoader that keeps its workers alive between epochs."""
-    return DataLoader(
-        views,
-        batch_size=batch_size,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        **more,
-    )
+    more |= {"num_workers": workers, "persistent_workers": workers > 0, "pin_memory": torch.cuda.is_available()}
+    return DataLoader(views, batch_size, **more)

@@ -5,7 +5,7 @@ Everything is read and checked here, before any training: what comes out can be 
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,23 +77,22 @@ def read_photos(
         raise GtaError(f"--subset-list chooses the training images already: leave --fraction {fraction} out.")
     listing = list_data(spec, download)
     splits, bad = read_files(listing.splits)
-    _refuse(bad, f"of {len(bad) + sum(map(len, splits.values()))} images", listing, skip_unreadable)
+    _refuse(bad, "of {} images", listing, skip_unreadable)
     _check_classes(listing, splits)
     train = splits["train"]
-    names = [[s.name for s in train if s.label == label] for label in range(len(listing.classes))]
     chosen = None if subset_list is None else listed(Path(subset_list), listing.classes, train)
-    rest = [[name for name in of if name not in chosen] for of in names] if chosen is not None else names
-    held = {name for of in rest for name in held_out(of, seed)} if "val" not in splits else set()
+    names = [[s.name for s in train if s.label == label] for label in range(len(listing.classes))]
+    left = names if chosen is None else [[name for name in of if name not in chosen] for of in names]
+    held = {name for of in left for name in held_out(of, seed)} if "val" not in splits else set()
     if chosen is None:
         chosen = {name for of in names for name in take_fraction(of, fraction, seed)} - held
     splits = {
         "train": tuple(s for s in train if s.name in chosen),
-        "val": splits.get("val") or tuple(s for s in train if s.name in held),
+        "val": splits.get("val", tuple(s for s in train if s.name in held)),
         "test": splits.get("test", ()),
     }
-    bad_masks = unusable_masks([s for samples in splits.values() for s in samples])
+    splits, bad_masks = without_unusable_masks(splits)
     _refuse(bad_masks, "masks", listing, skip_unreadable)
-    splits = {split: without_masks(samples, bad_masks) for split, samples in splits.items()}
     return Photos(
         classes=listing.classes,
         **splits,
@@ -115,22 +114,21 @@ def read_split(
     strange = [c for c, files in paths.items() if files and c not in classes]
     if strange:
         raise GtaError(f"{root / split} has {_first(strange)}, which the model was not trained on.")
-    listing = Listing(root, tuple(classes), {split: folder_samples(root, classes, paths)}, title=str(root))
+    listing = Listing(root, tuple(classes), {split: folder_samples(root, classes, paths)}, str(root))
     splits, bad = read_files(listing.splits)
-    _refuse(bad, f"of {len(bad) + sum(map(len, splits.values()))} images", listing, skip_unreadable)
+    _refuse(bad, "of {} images", listing, skip_unreadable)
     if not splits[split]:
         raise GtaError(f"no images in {root / split}: expected files such as {root / split / 'CLASS' / 'photo.jpg'}.")
-    bad_masks = unusable_masks(splits[split])
+    splits, bad_masks = without_unusable_masks(splits)
     _refuse(bad_masks, "masks", listing, skip_unreadable)
-    return without_masks(splits[split], bad_masks)
+    return splits[split]
 
 
-def read_files(splits: Mapping[str, Sequence[Sample]]) -> tuple[dict[str, tuple[Sample, ...]], dict[Path, str]]:
-    """Read every image completely.
+Splits = dict[str, tuple[Sample, ...]]
 
-    Returns:
-        The samples that can be read, by split, with SHA-256 and size; and of the other files the reason.
-    """
+
+def read_files(splits: Mapping[str, Sequence[Sample]]) -> tuple[Splits, dict[Path, str]]:
+    """The samples whose image can be read completely, with SHA-256 and size; and the other files with the reason."""
     good, bad = inspect_all(s.path for samples in splits.values() for s in samples)
     read = {
         split: tuple(replace(s, sha256=good[s.path][0], size=good[s.path][1]) for s in samples if s.path in good)
@@ -139,30 +137,26 @@ def read_files(splits: Mapping[str, Sequence[Sample]]) -> tuple[dict[str, tuple[
     return read, bad
 
 
-def unusable_masks(samples: Sequence[Sample]) -> dict[Path, str]:
-    """The masks, of samples that were read, that cannot be read or do not fit their image, with the reason."""
-    good, wrong = inspect_all({s.mask: None for s in samples if s.mask is not None})
+def without_unusable_masks(splits: Splits) -> tuple[Splits, dict[Path, str]]:
+    """Samples that were read, without masks that cannot be read or do not fit; and those masks with the reason."""
+    masked = [(s, s.mask) for samples in splits.values() for s in samples if s.mask is not None]
+    good, wrong = inspect_all({mask: None for _, mask in masked})
     owner: dict[Path, str] = {}
-    for s in samples:
-        if s.mask is None:
-            continue
-        if s.mask in good and good[s.mask][1] != s.size:
-            wrong[s.mask] = "{}×{} px, but its image {} has {}×{} px".format(*good[s.mask][1], s.name, *s.size)
-        if owner.setdefault(s.mask, s.name) != s.name:
-            wrong[s.mask] = f"belongs to several images: {owner[s.mask]}, {s.name}"
-    return wrong
-
-
-def without_masks(samples: Sequence[Sample], unusable: Container[Path | None]) -> tuple[Sample, ...]:
-    """The samples, without those of their masks that are unusable."""
-    return tuple(replace(s, mask=None) if s.mask in unusable else s for s in samples)
+    for s, mask in masked:
+        if mask in good and good[mask][1] != s.size:
+            wrong[mask] = "{}×{} px, but its image {} has {}×{} px".format(*good[mask][1], s.name, *s.size)
+        if owner.setdefault(mask, s.name) != s.name:
+            wrong[mask] = f"belongs to several images: {owner[mask]}, {s.name}"
+    usable = {k: tuple(replace(s, mask=None) if s.mask in wrong else s for s in of) for k, of in splits.items()}
+    return usable, wrong
 
 
 def _refuse(problems: Mapping[Path, str], what: str, listing: Listing, skip: bool) -> None:
     if problems and not skip:
         reasons = "\n".join(f"  {_inside(listing.root, path)}: {reason}" for path, reason in sorted(problems.items()))
+        count = f"{len(problems)} {what.format(sum(map(len, listing.splits.values())))}"
         raise GtaError(
-            f"{len(problems)} {what} in {listing.title} cannot be used:\n{reasons}\n"
+            f"{count} in {listing.title} cannot be used:\n{reasons}\n"
             "Repair or remove them, or leave them out with --skip-unreadable."
         )
 
@@ -170,15 +164,13 @@ def _refuse(problems: Mapping[Path, str], what: str, listing: Listing, skip: boo
 def _check_classes(listing: Listing, splits: dict[str, tuple[Sample, ...]]) -> None:
     has = {split: {listing.classes[s.label] for s in samples} for split, samples in splits.items()}
     if not has.get("train"):
-        raise GtaError(
-            f"no images in {listing.title}'s train split: expected files such as "
-            f"{listing.root / 'train' / 'CLASS' / 'photo.jpg'}."
-        )
+        example = listing.root / "train" / "CLASS" / "photo.jpg"
+        raise GtaError(f"no images in {listing.title}'s train split: expected files such as {example}.")
     if len(listing.classes) < 2:
         raise GtaError(f"{listing.title} holds one class only, {listing.classes[0]!r}: a classifier needs two.")
     problems = []
+    elsewhere = set().union(*(of for split, of in has.items() if split != "train"))
     for split, there in has.items():
-        elsewhere = set().union(*(of for other, of in has.items() if other != "train"))
         wanted = has["train"] if split != "train" else set(listing.classes) - elsewhere
         empty = [c for c in listing.classes if c in wanted and c not in there]
         strange = [c for c in listing.classes if c in there and c not in has["train"]]
@@ -209,8 +201,7 @@ def write_manifest(spec: str, out: Path, *, fraction: float = 1.0, seed: int = 0
         GtaError: as `read_photos`, or `out` cannot be written.
     """
     photos = read_photos(spec, fraction=fraction, seed=seed)
-    about = f"{title(spec)}: train, fraction {fraction}, seed {seed}"
-    text = manifest_text(about, photos.classes, photos.train)
+    text = manifest_text(f"{title(spec)}: train, fraction {fraction}, seed {seed}", photos.classes, photos.train)
     with atomic_write(out, "--out") as new:
         new.write_text(text, encoding="utf-8", errors="surrogateescape")
     return photos

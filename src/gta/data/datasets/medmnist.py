@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torchvision.datasets.utils import download_url
+
 from gta.data.readers.unpacked import Item, png, unpacked
 from gta.data.sample import SPLITS, DataSet, Listing
 from gta.errors import GtaError
@@ -42,8 +45,6 @@ def data_set(flag: str, about: dict[str, Any]) -> DataSet:
     """The data set of one flag, from its entry in medmnist.json."""
 
     def fetch(root: Path) -> None:
-        from torchvision.datasets.utils import download_url
-
         address = f"https://zenodo.org/records/10519652/files/{flag}.npz?download=1"
         download_url(address, str(root), filename=f"{flag}.npz", md5=about["md5"][flag[len(flag.split("_")[0]) :]])
 
@@ -59,8 +60,6 @@ def data_set(flag: str, about: dict[str, Any]) -> DataSet:
 
 
 def _items(path: Path) -> Iterator[Item]:
-    import numpy as np
-
     with np.load(path, allow_pickle=False) as arrays:
         for split in SPLITS:
             labels = arrays[f"{split}_labels"].reshape(len(arrays[f"{split}_labels"]), -1)

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.io import loadmat
+from torchvision.datasets import utils
+
 
 def inside(root: Path, *names: str) -> Path:
     """The first of these folders that is in `root`, else `root` itself."""
@@ -23,18 +26,14 @@ def fetch_archives(*archives: tuple[str, str | None]) -> Callable[[Path], None]:
     """A download into any folder of archives, each an address and its MD5; they are unpacked there."""
 
     def fetch(root: Path) -> None:
-        from torchvision.datasets.utils import download_and_extract_archive
-
         for address, md5 in archives:
-            download_and_extract_archive(address, str(root), md5=md5)
+            utils.download_and_extract_archive(address, str(root), md5=md5)
 
     return fetch
 
 
 def read_mat(path: Path) -> dict[str, Any]:
     """The variables of a MATLAB file (version 4 to 7.2), with single dimensions left out; OSError if it is damaged."""
-    from scipy.io import loadmat
-
     try:
         return dict(loadmat(path, squeeze_me=True))
     except (OSError, ValueError, TypeError, NotImplementedError) as error:
