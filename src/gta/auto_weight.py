@@ -6,8 +6,6 @@ L: the batch's cross-entropy; D: its mean distance from the source, D(l, h) that
 the distance between the source's own rows on these images and on other images of the batch. None passes a gradient.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The device that is used where nobody says which, and what it can do."""
 
-from __future__ import annotations
-
 import torch
 
 

@@ -6,8 +6,6 @@ guided layers. To add one, write a function of this shape and put it into `DISTA
 are one number per row already: they read no reduction.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable

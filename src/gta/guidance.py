@@ -10,8 +10,6 @@ This file says what is captured of a model, how both are compared, and how that 
 training loop. The paper publishes neither the guided layers nor the reduction: "all" and "mean" are this package's.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from importlib import import_module

@@ -4,8 +4,6 @@ A list over a folder holds one entry per file of that folder (files whose name b
 imported when its entry is first used. Entries made at run time are added with `add`.
 """
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module

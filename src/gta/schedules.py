@@ -5,8 +5,6 @@ returns the factor of λ. It holds no state, so that a resumed run goes on where
 keeps λ constant and leaves its "progressive reduction" open.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

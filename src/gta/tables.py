@@ -1,7 +1,5 @@
 """Tables as CSV and Markdown."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Attention by the kernel that is quickest for its shape."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

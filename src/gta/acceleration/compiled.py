@@ -5,8 +5,6 @@ holds nothing that no row needs. torch.compile then fuses it, with the weights a
 graph. A plain torch.compile of the same pass casts them anew: 0.01 to 0.03 of a bf16 training step (docs/cost.md).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain

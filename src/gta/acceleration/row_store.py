@@ -13,8 +13,6 @@ A shard is written beside its place and renamed into it when it is complete, and
 that is read, and another run, also one of other images, adds a shard of what is missing. Every read checks the CRC.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Measure a model's last-layer [cls] attention over a data set with masks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

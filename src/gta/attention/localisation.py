@@ -1,7 +1,5 @@
 """Where [cls] attention points, and how widely it spreads. Definitions and sources: docs/measures.md."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

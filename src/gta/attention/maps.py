@@ -1,7 +1,5 @@
 """Logits and [cls] rows of a model in one forward pass, for measuring and drawing."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

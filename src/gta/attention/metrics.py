@@ -1,7 +1,5 @@
 """Measures of [cls] attention against an object mask. Definitions and sources: docs/measures.md."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

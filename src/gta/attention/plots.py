@@ -3,8 +3,6 @@
 Each panel has its own colour scale, from the smallest to the largest value of its map.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """[cls] attention as a segmentation of objects: DINO's protocol and variants in use. Definitions: docs/measures.md."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -5,8 +5,6 @@
 docs/cost.md says what every number means.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """How the guide's cost grows with layers and with tokens, and what whole maps cost with and without building them."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Measure a piece of work: its time, interleaved with others, its memory, its FLOPs, the line that its cost follows."""
 
-from __future__ import annotations
-
 import gc
 import math
 import time

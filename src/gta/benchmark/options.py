@@ -1,7 +1,5 @@
 """The options of `gta bench`; the command line is made of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

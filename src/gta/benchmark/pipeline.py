@@ -1,7 +1,5 @@
 """What is around the step: Lightning's loop against a loop by hand, and how long training waits for images."""
 
-from __future__ import annotations
-
 import time
 from functools import partial
 from pathlib import Path

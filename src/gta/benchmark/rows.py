@@ -3,8 +3,6 @@
 To compare one more, write a function that makes a `Row` of a `Setting` and put it into `ROWS`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

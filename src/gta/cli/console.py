@@ -1,7 +1,5 @@
 """How commands print: tables on the terminal, or JSON."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Verify a data set: counts, readability, masks, and images that are in train and test."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Images that are in two splits: the same file, or one that looks the same."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Open any image file as 8-bit RGB, or say why it cannot be opened; keep decoded ones in memory."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """The order in which training images come, and the loaders that bring them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from typing import Any

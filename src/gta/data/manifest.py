@@ -7,8 +7,6 @@ Batch-Spectral-Shrinkage does (github.com/thuml/Batch-Spectral-Shrinkage, `ft-da
 the images under folders of their own, so an image is found by the end of its path.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

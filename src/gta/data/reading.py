@@ -3,8 +3,6 @@
 Everything is read and checked here, before any training: what comes out can be trained on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

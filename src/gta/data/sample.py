@@ -1,7 +1,5 @@
 """What a data set says of itself before any image is opened: classes, splits, and where files and masks lie."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A sheet of sample pictures, masks outlined, and of suspicious pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Images are ordered by the SHA-256 of (seed, path inside the data folder). An ima
 images, so the 15 % set lies inside the 30 % set, on every machine.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, Decimal

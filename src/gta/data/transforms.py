@@ -5,8 +5,6 @@ method, or of whether the run was interrupted. Where source rows are reused each
 each a function of (number of the view, content of the image's file), and a run takes a few of them in turn.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial

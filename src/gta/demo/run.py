@@ -4,8 +4,6 @@ Every seed is a world of its own (species, grounds, images) and seeds the traini
 The settings below were chosen on validation, on other seeds than the demo's: docs/demo.md has the grid.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace

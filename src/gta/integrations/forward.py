@@ -1,7 +1,5 @@
 """A stand-in for a model's own `forward`, for loops that call the model themselves."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from functools import partial

@@ -6,8 +6,6 @@ While `fit` runs, every call of `self.backbone(images)` in `training_step` also 
 added to the loss that `training_step` returns. Afterwards the module is as it was; checkpoints have no trace of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any

@@ -7,8 +7,6 @@
 `model` stays the object and the class it was; `save_pretrained` writes an ordinary checkpoint.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -6,8 +6,6 @@ A: the full attention maps after softmax, all tokens' queries over all tokens. U
 maps. The paper distils into a target that starts from scratch; here it starts from the source.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

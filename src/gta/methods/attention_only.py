@@ -4,8 +4,6 @@ The weights and biases of every multi-head self-attention (qkv, their norms, pro
 everything else stays the source's, bit for bit.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import ClassVar

@@ -10,8 +10,6 @@ docstring. What it does in a step depends on the step and not on the steps befor
 bit-identical; weights of its own live in the module that `attach` returns, and are checkpointed with the target.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields

@@ -3,8 +3,6 @@
 Every bias (those of the norms included) and the classifier train; everything else stays the source's, bit for bit.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

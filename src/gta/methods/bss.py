@@ -5,8 +5,6 @@
 σ: the singular values of the (B × width) matrix of a batch's features, the classifier's input.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

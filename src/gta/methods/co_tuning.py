@@ -7,8 +7,6 @@ source's own classifier. z_T: that classifier, trained on, on the target's featu
 in Transfer-Learning-Library the source's probabilities are not calibrated first (the paper does).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Methods composed: the target, its source and the methods, in one training step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields

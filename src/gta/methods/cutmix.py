@@ -6,8 +6,6 @@ The box has the image's proportions, its area's share is drawn from Beta(alpha, 
 of it that lies in the image counts. j is i's neighbour in the batch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -8,8 +8,6 @@ channels' weights: W_c = 1 / C. The original measures how much the loss grows wi
 4 × 384 channels of a small ViT that is 1,536 passes over the training set.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

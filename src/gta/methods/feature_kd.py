@@ -5,8 +5,6 @@
 f: pooled, normalised features. Source and target have one width, so there is no regressor between them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """GTA: guided transfer of spatial attention (arXiv 2401.02656); the method itself is `gta.guidance`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar

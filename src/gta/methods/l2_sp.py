@@ -6,8 +6,6 @@ w_S: the weights shared with the source, w⁰_S theirs in the source; w_S̄: the
 weights, as in Transfer-Learning-Library. AdamW's own decay towards zero stays; --weight-decay 0 turns it off.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

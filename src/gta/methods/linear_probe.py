@@ -1,7 +1,5 @@
 """Linear probe: the backbone stays the source's, bit for bit; only the classifier learns."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -6,8 +6,6 @@ W₀ is frozen; A, B and the classifier train. After training B·A is merged int
 Needs PEFT: pip install gta-vit[lora].
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -5,8 +5,6 @@ train from there. Both phases have the learning rate's whole course, warm-up and
 phase's length and rate on its own; here the probe takes a share of the steps, at the classifier's learning rate.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

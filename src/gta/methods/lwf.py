@@ -7,8 +7,6 @@ the same augmented images (the paper records its answers once, on plain ones); T
 Transfer-Learning-Library. The copy is dropped after training.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -5,8 +5,6 @@ x = λ·x_i + (1 − λ)·x_j,   y = λ·y_i + (1 − λ)·y_j,   λ ~ Beta(alph
 j is i's neighbour in the batch.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

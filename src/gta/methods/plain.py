@@ -1,7 +1,5 @@
 """Plain fine-tuning: all weights train, cross-entropy alone. The baseline of every comparison."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from gta.methods.base import Method

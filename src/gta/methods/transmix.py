@@ -9,8 +9,6 @@ the patch grid (nearest neighbour). The mean with the box's area is in the autho
 No gradient runs through the labels. The box is drawn here: torchvision's CutMix does not say where it was.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

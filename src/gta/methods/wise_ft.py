@@ -6,8 +6,6 @@ Training is not touched. Ours differs in the classifier: the paper's source has 
 source without classes has none, so the tuned classifier stays as it is (`lp_ft+wise_ft` starts it from a probe).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """The tables and the picture of `gta bench`, made from its bench.json alone."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

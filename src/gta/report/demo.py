@@ -1,7 +1,5 @@
 """The demo's page: one HTML file with its pictures inside, made from the demo's folder alone."""
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 timm's and Lightning's readers know neither the wrappers of self-supervised training nor the limits below.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import pathlib

@@ -1,7 +1,5 @@
 """The classifier a source was pre-trained with: `gta.load_source` leaves it out, some methods need its classes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a source is: where it came from, how its images are normalised, how much of it the file filled."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any

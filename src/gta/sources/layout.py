@@ -1,7 +1,5 @@
 """What a family of checkpoint files must say of itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

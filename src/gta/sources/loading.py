@@ -6,8 +6,6 @@ small one inside this package, for the demo and for tests) or the path of a chec
 from its keys and tensor shapes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Which layout a checkpoint has, by its keys; and the nearest one where it has none of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from operator import attrgetter
 

@@ -1,7 +1,5 @@
 """The architecture of a plain ViT, told from the shapes of its tensors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Sources from transformers: `hf:NAME` of the hub, or a folder written by `save_pretrained`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -11,8 +11,6 @@ Trials are run with seeds of their own (from 100), the final runs with seeds 0, 
 is in the table. Choosing reads the validation accuracy, of equals the validation loss, and nothing else.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

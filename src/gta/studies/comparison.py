@@ -1,7 +1,5 @@
 """The options of one comparison; the command line is made of them."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 

@@ -3,8 +3,6 @@
 The shipped one is what the methods say of themselves (`Method.grid`), and the variants in `grid.yaml` beside this file.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a few runs say: means, spreads, and whether two methods differ over the same seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev

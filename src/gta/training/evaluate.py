@@ -1,7 +1,5 @@
 """Accuracy and attention of a model on a split, in float32."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """One training run, from options to a complete run folder."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from dataclasses import fields, replace

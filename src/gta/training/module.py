@@ -1,7 +1,5 @@
 """The Lightning module of every method."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What AdamW is given: groups of parameters with their learning rates, and the rate's course."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

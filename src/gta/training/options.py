@@ -1,7 +1,5 @@
 """The options of one training run; the command line and config.yaml are made of them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A finished run at work: measure it on a split, or name the class of photographs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

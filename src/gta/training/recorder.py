@@ -1,7 +1,5 @@
 """What is kept of a training while it runs: metrics.csv and the checkpoint, and the seconds."""
 
-from __future__ import annotations
-
 import csv
 import math
 import os

@@ -1,7 +1,5 @@
 """What a trained run comes to: its model on validation and test, and the content of results.json."""
 
-from __future__ import annotations
-
 import json
 import platform
 import subprocess

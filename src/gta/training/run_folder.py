@@ -1,7 +1,5 @@
 """The run folder: either complete (it has results.json), resumable (config.yaml without it), or absent."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """Have the source's rows of all training views stored before the training begins; see `gta.acceleration.row_store`."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version

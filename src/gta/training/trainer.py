@@ -1,7 +1,5 @@
 """Lightning's trainer, as every run has it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import sys

@@ -1,7 +1,5 @@
 """What is read of a model while it runs, and a pass that runs no further than that needs."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Why the attention logits of a model cannot be read, told before wrong numbers are used."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Protocol
 

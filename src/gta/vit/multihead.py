@@ -1,7 +1,5 @@
 """torch.nn.MultiheadAttention for function modes that want to see inside it (torchvision's ViTs)."""
 
-from __future__ import annotations
-
 from types import FunctionType
 from typing import Any
 

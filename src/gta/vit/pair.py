@@ -1,7 +1,5 @@
 """A model being tuned with a frozen source beside it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 

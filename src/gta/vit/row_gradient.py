@@ -1,7 +1,5 @@
 """One row of attention logits read beside the fused attention, its gradient added into attention's own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ with a number of heads; tokens put in front of the patches are parameters that a
 torchvision and a user's own module around one of theirs all look alike from here.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Sequence

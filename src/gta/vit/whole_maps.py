@@ -9,8 +9,6 @@ so nothing is lost by cancellation where target and source are close, and equal 
 2·A·BᵀB with respect to A and 2·B·AᵀA to B, needs no more than the same matrices.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -7,8 +7,6 @@ species on a scene with its own pose, size, light and a blade of grass that may 
 Everything is torch on the CPU or a GPU, float32, a few thousand 64 px images a second on two cores.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The world as an ordinary data folder: train/val/test/masks, with a shortcut of chosen strength."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """The options of a procedural data set; the command line is made of them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

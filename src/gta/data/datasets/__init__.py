@@ -4,8 +4,6 @@ To add a data set, write one file here with a `DataSet` (or other `NamedData`) c
 `DATASETS.add(NAME, DataSet(...))`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from gta.data.readers.folders import list_folder

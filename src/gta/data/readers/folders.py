@@ -1,7 +1,5 @@
 """A folder of photographs: `train/CLASS/*`, optionally `val/`, `test/` and `masks/SPLIT/CLASS/NAME.png`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

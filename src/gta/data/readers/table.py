@@ -3,8 +3,6 @@
 Paths are relative to the file. Without a split column all images are training images.
 """
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

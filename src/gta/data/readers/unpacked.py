@@ -1,7 +1,5 @@
 """Sets that come as arrays are written out once as ordinary image files, so that everything else sees only those."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from io import BytesIO

@@ -1,7 +1,5 @@
 """Data sets that torchvision has a class for: its reading of the official lists, in a folder of any name."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
