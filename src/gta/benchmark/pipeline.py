@@ -78,7 +78,7 @@ class _ByHand(L.Callback):
         self.setting, self.options, self.batches, self.normalise = setting, options, batches, normalise
         self.epochs: list[dict[str, float]] = []
         groups = parameter_groups(setting.target, options)
-        self.optimizer = torch.optim.AdamW(groups, lr=options.lr)
+        self.optimizer = torch.optim.AdamW(groups)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model, device, waiting = self.setting.target, self.setting.device, 0.0

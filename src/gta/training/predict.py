@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gta.data.datasets import parts
-from gta.data.images import open_rgb, readable
+from gta.data.images import cropped, open_rgb, readable
 from gta.data.reading import read_photos, read_split
 from gta.data.sample import Sample
 from gta.data.transforms import test_view
@@ -16,6 +16,7 @@ from gta.errors import GtaError
 from gta.sources.info import source_info
 from gta.sources.loading import load_source
 from gta.training.evaluate import measure
+from gta.training.look import shown
 from gta.training.options import TrainOptions
 from gta.training.run_folder import load_weights, read_options
 
@@ -40,7 +41,7 @@ def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> 
     source = load_source(options.source, options.image_size, heads=options.heads)
     info = source_info(source)
     device = default_device()
-    measures = measure(model.to(device), source.to(device), info, samples)
+    measures = measure(model.to(device), source.to(device), info, shown(samples, folder))
     return {
         "run": str(folder), "data": root, "split": split, "images": len(samples), "classes": len(known["classes"]),
         **measures,
@@ -81,17 +82,18 @@ def predict_images(folder: Path, images: Sequence[str]) -> list[dict[str, Any]]:
     view = test_view(size if isinstance(size, int) else size[0], known["mean"], known["std"])
     device = default_device()
     model.to(device)
+    samples = shown([Sample(Path(path), path, 0) for path in images], folder)
     guesses = []
-    for start in range(0, len(images), BATCH):
-        chunk = images[start : start + BATCH]
+    for start in range(0, len(samples), BATCH):
+        chunk = samples[start : start + BATCH]
         with torch.no_grad():
-            batch = torch.stack([view(open_rgb(path)) for path in chunk]).to(device)
+            batch = torch.stack([view(cropped(open_rgb(sample.path), sample.box)) for sample in chunk]).to(device)
             probabilities = model(batch).softmax(-1).cpu()
-        for path, row in zip(chunk, probabilities, strict=True):
+        for sample, row in zip(chunk, probabilities, strict=True):
             best = int(row.argmax())
             guesses.append(
                 {
-                    "image": path,
+                    "image": sample.name,
                     "class": known["classes"][best],
                     "probability": float(row[best]),
                     "probabilities": dict(zip(known["classes"], row.tolist(), strict=True)),
