@@ -31,7 +31,7 @@ from gta.training.options import TrainOptions
 from gta.vit.structure import vit_info
 
 AUTO = "auto"
-WIDTH, LR = 384, 1e-4  # of a ViT-S; narrower models take larger steps
+WIDTH, LR = 384, 1e-4  # of a ViT-S; narrower models take larger steps, by the square of their width
 LAYER_DECAY = 0.8
 CROP, SWAP = "attention_crop", "background_swap"
 OBJECT = 0.6  # the least share of what backgrounds tell that objects must tell
@@ -94,9 +94,9 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
         methods.append(SWAP)
         reasons.append("the class is in what the source looks at: other backgrounds in half of the views")
     width = source.num_features
-    lr = LR * WIDTH / width if options.lr is None else options.lr
+    lr = LR * (WIDTH / width) ** 2 if options.lr is None else options.lr
     if options.lr is None:
-        reasons.append(f"learning rate {lr:.3g}: {LR:g} times {WIDTH} over the source's width of {width}")
+        reasons.append(f"learning rate {lr:.3g}: {LR:g} times the square of {WIDTH} over the source's width of {width}")
     decay = LAYER_DECAY if options.layer_decay is None else options.layer_decay
     return Decision("+".join(methods) or "plain", lr, decay, reasons, accuracy)
 
