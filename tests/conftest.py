@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 import gta
-from gta import Run
 
 SHARED = Path(__file__).parents[2] / "shared"
 HAS_COMPILER = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++", "c++")))  # torch.compile's
@@ -102,7 +101,7 @@ def make_photos(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> gta.Run:
     """A small run, trained once; its data and source lie beside its folder. Tests only read it."""
     root = tmp_path_factory.mktemp("finished")
     data = write_photos(root / "photos", {"train": 6, "val": 4, "test": 5})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gta.errors import GtaError
+from gta.training.evidence import PREDICTIONS
 from gta.training.fit import train
 from gta.training.measure_run import evaluate_run
 from gta.training.options import TrainOptions
@@ -84,6 +85,22 @@ class Run:
 
         several = [images] if isinstance(images, (str, Path, Image.Image)) else images
         return list(predict(self.trained(), several, abstain=abstain, progress=progress))
+
+    def predictions(self) -> "pandas.DataFrame":
+        """What the model says of every val and test image, as in predictions.csv: split, path, label, guess, `p:CLASS`.
+
+        Raises:
+            GtaError: pandas is not installed, or the data has neither val nor test.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise GtaError("predictions() gives a DataFrame, which pandas makes: pip install pandas.") from error
+        path = self.folder / PREDICTIONS
+        if not path.is_file():
+            raise GtaError(f"{self.folder} has no {PREDICTIONS}: its data has neither val nor test.")
+        text = dict.fromkeys(("split", "path", "label", "guess"), str)
+        return pandas.read_csv(path, dtype=text, keep_default_na=False)
 
     def evaluate(self, data: str | Path | None = None, split: str = "test") -> dict[str, Any]:
         """Accuracy, attention and drift on a split of the run's data, or of other data with the same classes.

@@ -138,3 +138,14 @@ def test_a_run_is_loaded_fitted_and_measured_from_python(finished, photos, tmp_p
     again = gta.fit(resume=True, out=finished.folder, **{k: v for k, v in vars(run.options).items() if k != "out"})
     assert again == finished
     assert not (tmp_path / "run").exists()
+
+
+def test_predictions_are_a_frame(finished):
+    pandas = pytest.importorskip("pandas")
+    frame = finished.predictions()
+    assert list(frame.columns) == ["split", "path", "label", "guess", "p:class 0", "p:class 1", "p:class 2"]
+    tested = frame[frame.split == "test"]
+    assert 100 * (tested.label == tested.guess).mean() == pytest.approx(finished.results["test_top1"])
+    root = finished.folder.parent / "photos"
+    again = pandas.DataFrame(finished.predict(root / name for name in tested.path))
+    assert list(again.label) == list(tested.guess)
