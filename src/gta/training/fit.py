@@ -26,6 +26,7 @@ from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import load_source, new_target
 from gta.training.auto import AUTO, decide
+from gta.training.evidence import KeptAttention
 from gta.training.look import Look, looked_at
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
@@ -92,7 +93,8 @@ def train(
     )
     recorder = Recorder(out, photos.digests["train"])
     changing = bool(method.restarts or list(method.own.parameters()))
-    trainer = make_trainer(options, [recorder], changing=changing)
+    kept = [KeptAttention(out, photos, info, options.keep_attention)] if options.keep_attention else []
+    trainer = make_trainer(options, [*kept, recorder], changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     edits = None
     if method.looks:
@@ -117,7 +119,6 @@ def train(
     if look is not None and method.crops:
         look.save(out, method.crops[0])
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
-    tested = photos if test else replace(photos, test=())
     results = {
         "method": given.method,
         "composed": options.method,  # what auto chose
@@ -141,17 +142,19 @@ def train(
         "source_coverage": info.coverage,
         "train_images": len(photos.train),
         "val_images": len(photos.val),
-        "test_images": len(tested.test),
+        "test_images": len(photos.test) if test else 0,
         "skipped_images": len(photos.skipped),
         "classes": len(photos.classes),
         **recorder.last_epoch(),
-        **evaluate(target.to(device), source.to(device), info, tested, workers, out),
+        **evaluate(
+            target.to(device), source.to(device), info, photos, workers, out, test=test, explored=options.keep_attention
+        ),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
         "device": device_name(device),
         "data_digest": photos.digests["train"],
         "val_digest": photos.digests["val"],
-        "test_digest": photos.digests["test"] if tested.test else None,
+        "test_digest": photos.digests["test"] if test and photos.test else None,
         "git": git_state(),
         "versions": versions(),
     }

@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from gta.data.images import cropped
 from gta.data.loading import loader
 from gta.data.reading import Photos
 from gta.data.sample import SPLITS, Sample
-from gta.data.transforms import Edits, LookViews, ObjectViews
+from gta.data.transforms import Edits, LookViews, ObjectViews, stretch, test_view
 from gta.devices import default_device, on_device
 from gta.errors import GtaError
 from gta.files import atomic_write
@@ -114,13 +116,31 @@ def looked_at(photos: Photos, look: Look, method: ComposedMethod, workers: int =
         return photos, Edits(method.edit, look.foregrounds(photos.train, method.uses_masks, workers))
 
 
-def shown(samples: Sequence[Sample], folder: Path, workers: int = 0) -> Sequence[Sample]:
-    """The samples as the model of a complete run is shown them: with boxes where it was trained on crops."""
-    if not (folder / FILE).is_file():
-        return samples
-    _, metadata = read_checkpoint(folder / FILE)
-    settings = json.loads(metadata["crop"])
-    crop = METHODS[settings.pop("method")](**settings)
-    model = load_source(folder / FILE)
-    with on_device(model, default_device()):
-        return Look(model, source_info(model)).closer(samples, crop, workers)
+@dataclass(frozen=True)
+class Closer:
+    """What of an image a run's model is shown, as it was in its training."""
+
+    look: Look
+    crop: Method
+
+    @classmethod
+    def load(cls, folder: Path) -> "Closer | None":
+        """Of a complete run, on the device that is there; None where its model sees whole images."""
+        if not (folder / FILE).is_file():
+            return None
+        _, metadata = read_checkpoint(folder / FILE)
+        settings = json.loads(metadata["crop"])
+        model = load_source(folder / FILE)
+        return cls(Look(model.to(default_device()), source_info(model)), METHODS[settings.pop("method")](**settings))
+
+    def of_samples(self, samples: Sequence[Sample]) -> Sequence[Sample]:
+        """With the boxes that are shown of them."""
+        return self.look.closer(samples, self.crop)
+
+    def of_image(self, image: Image.Image) -> Image.Image:
+        """What is shown of an RGB image."""
+        info = self.look.info
+        view = test_view(info.image_size, info.mean, info.std, stretch)(image)
+        device = next(self.look.model.parameters()).device
+        (rank,) = ranked(saliency(self.look.model, view[None].to(device)))
+        return cropped(image, self.crop.box(rank, image.width / image.height))
