@@ -336,7 +336,7 @@ def test_every_method_says_what_it_is(capsys):
     assert list(listed) == list(METHODS)
     for name, row in listed.items():
         assert row["description"].endswith(".")
-        assert row["paper"] or name in ("plain", "linear_probe")
+        assert row["paper"] or name in ("auto", "plain", "linear_probe")
     assert listed["l2_sp"]["options"] == {"--l2_sp.alpha": 0.01, "--l2_sp.beta": 0.01}
     assert main(["methods"]) == 0
     assert "a+b composes" in capsys.readouterr().out

@@ -76,6 +76,7 @@ def test_the_shipped_grid_has_every_method_with_the_same_budget():
     grid = shipped_grid()
     assert {*METHODS, "gta_auto", "gta_attention", "gta_msa", "gta_block", "gta+transmix"} == set(grid["methods"])
     plan = {name: trials_of(grid, name) for name in grid["methods"]}
+    assert [trial.options(data="d", out="o").lr for trial in plan.pop("auto")] == [None]  # nothing to choose
     assert {len(trials) for trials in same_budget(plan, None).values()} == {12}
     for trials in plan.values():
         assert {1e-5, 3e-5, 1e-4} <= {trial.values["lr"] for trial in trials}

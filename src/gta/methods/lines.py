@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import nn
 
 from gta.methods.base import Grid, Method, check_number
-from gta.methods.wise_ft import toward_source
+from gta.methods.wise_ft import keep_of_change
 from gta.vit.structure import vit_info
 
 
@@ -33,11 +33,11 @@ class LiNeS(Method):
         check_number(self, "first", 0, 1)
 
     def attach(self, target: nn.Module, source: nn.Module) -> None:
-        self._start = dict(source.named_parameters())
+        self._source = source
         self._depth = vit_info(source).depth
 
     def finish(self, target: nn.Module) -> None:
-        toward_source(target, self._start, self._kept)
+        keep_of_change(target, self._source, self._kept)
 
     def _kept(self, name: str) -> float:
         block = re.match(r"blocks\.(\d+)\.", name)

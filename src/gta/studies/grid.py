@@ -133,7 +133,9 @@ def same_budget(plan: Mapping[str, Sequence[Trial]], budget: int | None) -> dict
     Raises:
         GtaError: the names have different numbers of trials, or one has fewer than the budget.
     """
-    counts = {name: len(trials) for name, trials in plan.items()}
+    counts = {name: len(trials) for name, trials in plan.items() if len(trials) > 1}  # one trial chooses nothing
+    if not counts:
+        return {name: list(trials) for name, trials in plan.items()}
     fewest, listed = min(counts.values()), ", ".join(f"{name} {count}" for name, count in counts.items())
     if budget is None:
         if fewest < max(counts.values()):
@@ -144,5 +146,7 @@ def same_budget(plan: Mapping[str, Sequence[Trial]], budget: int | None) -> dict
         return {name: list(trials) for name, trials in plan.items()}
     if not 1 <= budget <= fewest:
         raise GtaError(f"--budget {budget} cannot be used: write 1 to {fewest} ({listed}).")
-    drawn = {name: random.Random(0).sample(range(len(trials)), budget) for name, trials in plan.items()}
+    drawn = {
+        name: random.Random(0).sample(range(len(trials)), min(budget, len(trials))) for name, trials in plan.items()
+    }
     return {name: [plan[name][i] for i in sorted(places)] for name, places in drawn.items()}
