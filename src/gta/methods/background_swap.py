@@ -21,7 +21,6 @@ from gta.vit.structure import vit_info
 
 FILLS = ("patches", "blur", "whole")
 FOREGROUNDS = ("attention", "masks")
-PARTS = ("background", "foreground")
 
 
 @dataclass
@@ -29,7 +28,6 @@ class BackgroundSwap(Method):
     """Train on pictures whose background, where the source does not look, comes from other pictures.
 
     Args:
-        part: What comes from another picture: the background, or, where the class is in it, the foreground.
         foreground: What is kept: where the source's attention is, or, with masks, the object of the user's own mask of
             a training image where there is one (attention, masks).
         share: Of the training views that have another background, above 0 and up to 1.
@@ -39,7 +37,6 @@ class BackgroundSwap(Method):
             blurred colours (patches, whole, blur).
     """
 
-    part: str = "background"
     foreground: str = "attention"
     share: float = 0.5
     mass: float = 0.6
@@ -54,7 +51,7 @@ class BackgroundSwap(Method):
         check_number(self, "share", 0, 1, above=True)
         check_number(self, "mass", 0, 1, above=True)
         check_number(self, "dilate", 0)
-        for option, choices in (("part", PARTS), ("fill", FILLS), ("foreground", FOREGROUNDS)):
+        for option, choices in (("fill", FILLS), ("foreground", FOREGROUNDS)):
             if getattr(self, option) not in choices:
                 given = getattr(self, option)
                 raise GtaError(f"--{self.name}.{option} {given} is not known: use one of {', '.join(choices)}.")
@@ -74,8 +71,6 @@ class BackgroundSwap(Method):
         kept = F.max_pool2d(kept, (2 * reach + 1, 1), 1, (reach, 0))
         kept = F.max_pool2d(kept, (1, 2 * reach + 1), 1, (0, reach))[0] > 0
         other, other_rank = another()
-        if self.part == "foreground":
-            return torch.where(kept, other, image)
         return torch.where(kept, image, self._fill(other, other_rank, patch))
 
     def _fill(self, image: Tensor, rank: Tensor, patch: int) -> Tensor:

@@ -33,6 +33,7 @@ from gta.vit.structure import vit_info
 AUTO = "auto"
 WIDTH, LR = 384, 1e-4  # of a ViT-S; narrower models take larger steps, by the square of their width
 LAYER_DECAY = 0.8
+ANEW = 2.0  # times the learning rate where the source does not look at what the classes differ in
 CROP, SWAP = "attention_crop", "background_swap"
 OBJECT = 0.6  # the least share of what backgrounds tell that objects must tell
 MOST = 1024  # training images that are asked; more tell little more
@@ -81,8 +82,9 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
         f"{accuracy['crop']:.0f} % by the crop"
     ]
     methods = []
-    if accuracy["object"] < OBJECT * accuracy["background"]:
-        reasons.append("the class is in the background: neither crops nor other backgrounds")
+    elsewhere = accuracy["object"] < OBJECT * accuracy["background"]
+    if elsewhere:
+        reasons.append("the class is in the background: neither crops nor other backgrounds, and larger steps")
     else:
         difference = right["crop"].double() - right["whole"].double()
         error = float(difference.square().sum().sqrt()) / len(difference)
@@ -93,10 +95,10 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
             reasons.append("crops tell less than whole pictures: not cropped")
         methods.append(SWAP)
         reasons.append("the class is in what the source looks at: other backgrounds in half of the views")
-    width = source.num_features
-    lr = LR * (WIDTH / width) ** 2 if options.lr is None else options.lr
-    if options.lr is None:
-        reasons.append(f"learning rate {lr:.3g}: {LR:g} times the square of {WIDTH} over the source's width of {width}")
+    lr = options.lr
+    if lr is None:
+        lr = LR * (WIDTH / source.num_features) ** 2 * (ANEW if elsewhere else 1.0)
+        reasons.append(f"learning rate {lr:.3g}, by the source's width of {source.num_features}")
     decay = LAYER_DECAY if options.layer_decay is None else options.layer_decay
     return Decision("+".join(methods) or "plain", lr, decay, reasons, accuracy)
 
