@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gta.report.pictures import embedded, outline, sheet
-from gta.report.run import Run
+from gta.report.run import RunFiles
 
 Array = NDArray[Any]
 
@@ -16,13 +16,13 @@ EPOCHS = 6  # of those kept, evenly spread, the last among them
 BYTES = 1_400_000  # for the maps of all images together
 
 
-def explorer(runs: Sequence[Run]) -> dict[str, Any] | None:
+def explorer(runs: Sequence[RunFiles]) -> dict[str, Any] | None:
     """What the page's script is given of attention; None where the runs left none, or none of the same images.
 
     Returns:
-        `images` (row, path, label, picture, outline), size in px, layers, heads, down, across; `models`: the source, then
-        the runs, each with its name and a sheet per image of layers × (mean over heads, heads); `epochs`: numbers, and
-        the sheets of each run, epoch and image; `drift`: of each run (layers, heads).
+        `images` (row, path, label, picture, outline), size in px, layers, heads, down, across; `models`: the source,
+        then the runs, each with its name and a sheet per image of layers × (mean over heads, heads); `epochs`: numbers,
+        and the sheets of each run, epoch and image; `drift`: of each run (layers, heads).
     """
     known = [run.attention for run in runs]
     if not all(known) or any(a["source"].shape[1:] != known[0]["source"].shape[1:] for a in known):
@@ -56,7 +56,8 @@ def explorer(runs: Sequence[Run]) -> dict[str, Any] | None:
         ],
         "size": int(masks.shape[1]), "layers": layers, "heads": heads, "down": down, "across": across,
         "models": [
-            {"name": name, "sheets": [sheet(_with_mean(maps[[at[row]]])[0]) for row in rows]} for name, maps, at in models
+            {"name": name, "sheets": [sheet(_with_mean(maps[[at[row]]])[0]) for row in rows]}
+            for name, maps, at in models
         ],
         "epochs": {
             "numbers": [n + 1 for n in numbers] if followed else [],

@@ -7,7 +7,7 @@ import numpy as np
 
 from gta.report.pictures import embedded, sheet
 from gta.report.problems import Copy, Images, Suspect
-from gta.report.run import Predictions, Run
+from gta.report.run import Predictions, RunFiles
 
 NEAREST = 3
 TOP = 5  # classes of which the probability is told
@@ -17,7 +17,7 @@ TRAIN_SIDE = 96
 
 
 def gallery(
-    runs: Sequence[Run], shown: Sequence[Predictions], images: Images | None, suspects: Sequence[Suspect],
+    runs: Sequence[RunFiles], shown: Sequence[Predictions], images: Images | None, suspects: Sequence[Suspect],
     copies: Sequence[Copy],
 ) -> dict[str, Any]:  # fmt: skip
     """What the page's script is given of the images.
@@ -106,7 +106,7 @@ def _right(item: dict[str, Any]) -> bool:
     return all(guess[0][0] == item["label"] for guess in item["guesses"])
 
 
-def _maps(runs: Sequence[Run], rows: Sequence[int]) -> dict[str, Any] | None:
+def _maps(runs: Sequence[RunFiles], rows: Sequence[int]) -> dict[str, Any] | None:
     """Of the items whose last layer's attention is known: tile by row, and a sheet of tiles for the source and each
     run."""
     known = [run.attention for run in runs]

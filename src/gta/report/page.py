@@ -18,7 +18,10 @@ def render(template: str, **values: Any) -> str:
         loader=PackageLoader("gta.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"basename": lambda path: path.rpartition("/")[2], "power": lambda x: f"{x:.0e}".replace("e-0", "e-")}
+    environment.filters |= {
+        "basename": lambda path: path.rpartition("/")[2],
+        "power": lambda x: f"{x:.0e}".replace("e-0", "e-"),
+    }
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":")}
     script, style = (_part(name) for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -37,4 +40,4 @@ def embedded_png(picture: Path) -> str:
 
 
 def _part(name: str) -> str:
-    return files("gta.report").joinpath("templates", name).read_text(encoding="utf-8")
+    return (files("gta.report") / "templates" / name).read_text(encoding="utf-8")

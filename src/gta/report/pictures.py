@@ -38,9 +38,7 @@ def outline(mask: Array) -> str:
     if not mask.any():
         return ""
     lines = contour_generator(z=np.pad(mask.astype(np.float32), 1)).lines(0.5)
-    return "".join(
-        "M" + "L".join(f"{x - 0.5:.0f} {y - 0.5:.0f}" for x, y in np.asarray(line)) + "Z" for line in lines
-    )
+    return "".join("M" + "L".join(f"{x - 0.5:.0f} {y - 0.5:.0f}" for x, y in np.asarray(line)) + "Z" for line in lines)
 
 
 def _address(image: Image.Image, **how: Any) -> str:

@@ -48,7 +48,7 @@ class Predictions:
         return self.probabilities.max(1)
 
 
-class Run:
+class RunFiles:
     """A complete run folder. What an earlier version did not write is None or empty."""
 
     def __init__(self, folder: Path) -> None:
@@ -64,7 +64,9 @@ class Run:
         try:
             self.results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
             config = folder / "config.yaml"
-            self.options: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+            self.options: dict[str, Any] = (
+                yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+            )
             self.metrics = read_csv(folder / "metrics.csv")
             self._rows = read_csv(folder / "predictions.csv")
             self.features = _arrays(folder / "features.npz")

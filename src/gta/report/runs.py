@@ -10,16 +10,23 @@ from gta.report.explorer import explorer
 from gta.report.gallery import gallery
 from gta.report.measures import Interval, mcnemar
 from gta.report.problems import Images
-from gta.report.run import Predictions, Run
+from gta.report.run import Predictions, RunFiles
 from gta.report.summary import (
-    accuracy, calibration, chance, class_lines, confusion, curves, probe, warnings,
+    accuracy,
+    calibration,
+    chance,
+    class_lines,
+    confusion,
+    curves,
+    probe,
+    warnings,
 )  # fmt: skip
 
 SETTINGS = ("method", "lr", "layer_decay", "weight", "epochs", "fraction", "seed")  # told of runs that differ in them
 
 
 class RunLine(NamedTuple):
-    """A run in the table: p of the difference to the first run's accuracy, Holm-corrected, where both can be compared."""
+    """A run in the table: difference to the first run's accuracy and its p, corrected by Holm, where comparable."""
 
     name: str
     settings: dict[str, Any]
@@ -47,14 +54,14 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise GtaError("a run was given twice: give each once.")
-    runs = [Run(folder) for folder in folders]
+    runs = [RunFiles(folder) for folder in folders]
     for run, name in zip(runs, _names(folders), strict=True):
         run.name = name
     page.write(out, page.render("run.html.jinja", **content(runs)))
     return out
 
 
-def content(runs: Sequence[Run]) -> dict[str, Any]:
+def content(runs: Sequence[RunFiles]) -> dict[str, Any]:
     """What the template of runs is filled with."""
     shown = [run.shown for run in runs]
     comparable = _comparable(shown)
@@ -99,7 +106,7 @@ def _comparable(shown: Sequence[Predictions | None]) -> bool:
     )
 
 
-def run_lines(runs: Sequence[Run]) -> list[RunLine]:
+def run_lines(runs: Sequence[RunFiles]) -> list[RunLine]:
     """The table of several runs."""
     shown = [run.shown for run in runs]
     first = shown[0]

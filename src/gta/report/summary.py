@@ -9,10 +9,17 @@ from numpy.typing import NDArray
 
 from gta.report.charts import Chart, chart, smoothed
 from gta.report.measures import (
-    Interval, Probe, best_temperature, calibration_error, mcnemar, reliability, tempered, wilson,
+    Interval,
+    Probe,
+    best_temperature,
+    calibration_error,
+    mcnemar,
+    reliability,
+    tempered,
+    wilson,
 )  # fmt: skip
 from gta.report.problems import MOST, Copy, Suspect
-from gta.report.run import Predictions, Run
+from gta.report.run import Predictions, RunFiles
 
 Array = NDArray[Any]
 
@@ -30,9 +37,9 @@ class Warning(NamedTuple):
 
 
 class ClassLine(NamedTuple):
-    """A class: its index and name, training images, images measured, the share that is right."""
+    """A class by its number and name: training images, images measured, the share that is right."""
 
-    index: int
+    label: int
     name: str
     train: int | None
     images: int
@@ -56,7 +63,7 @@ def chance(shown: Predictions) -> float:
     return 100 * max(Counter(shown.labels.tolist()).values()) / len(shown.labels)
 
 
-def probe(run: Run, shown: Predictions) -> ProbeResult | None:
+def probe(run: RunFiles, shown: Predictions) -> ProbeResult | None:
     """None where there are no features, or too many to fit in seconds."""
     of = run.features
     if not of or len(of["label"]) * len(of["classes"]) * of["features"].shape[1] > MOST:
@@ -75,7 +82,7 @@ def probe(run: Run, shown: Predictions) -> ProbeResult | None:
     return ProbeResult(wilson(int(found.sum()), len(found)), mcnemar(shown.right, found), penalty)
 
 
-def class_lines(run: Run, shown: Predictions) -> list[ClassLine]:
+def class_lines(run: RunFiles, shown: Predictions) -> list[ClassLine]:
     """Every class that was measured, the least accurate first."""
     train: Counter[int] = Counter()
     if run.features:
@@ -90,7 +97,7 @@ def class_lines(run: Run, shown: Predictions) -> list[ClassLine]:
 
 
 def warnings(
-    run: Run,
+    run: RunFiles,
     shown: Predictions,
     found: ProbeResult | None,
     copies: Sequence[Copy],
@@ -107,8 +114,8 @@ def warnings(
             told.append(
                 Warning(
                     f"{len(measured.labels)} {split} images say little",
-                    f"The accuracy on them may as well be {a.low:.0f} % as {a.high:.0f} %: differences between settings "
-                    "that are smaller than that cannot be seen.",
+                    f"The accuracy on them may as well be {a.low:.0f} % as {a.high:.0f} %: smaller differences between "
+                    "settings cannot be seen.",
                 )
             )
     if shown.split == "val":
@@ -121,8 +128,8 @@ def warnings(
         told.append(
             Warning(
                 "A linear probe does as well",
-                f"A linear classifier on the source's frozen features is right {found.accuracy.value:.1f} % of the time: "
-                "fine-tuning gained nothing here. Try a lower learning rate or --layer-decay 0.8.",
+                f"A linear classifier on the source's frozen features is right {found.accuracy.value:.1f} % of the "
+                "time: fine-tuning gained nothing here. Try a lower learning rate or --layer-decay 0.8.",
             )
         )
     if copies:
@@ -153,7 +160,7 @@ def warnings(
     return told
 
 
-def curves(runs: Sequence[Run]) -> list[Chart]:
+def curves(runs: Sequence[RunFiles]) -> list[Chart]:
     """Loss, penalty, λ and validation accuracy over the epochs, of each run that has them."""
     columns = {
         "loss": "Training loss, nats", "val_top1": "Validation accuracy, %", "penalty": "Penalty, λ included",
@@ -181,7 +188,7 @@ class Calibration(NamedTuple):
     curve: Chart
 
 
-def calibration(run: Run, shown: Predictions) -> Calibration:
+def calibration(run: RunFiles, shown: Predictions) -> Calibration:
     """With the temperature of results.json, or else the one that is best on val, where that is not what is shown."""
     val = run.predictions("val") if shown.split == "test" else None
     temperature = run.results.get("temperature") or (
@@ -193,9 +200,7 @@ def calibration(run: Run, shown: Predictions) -> Calibration:
         confidence = tempered(shown.probabilities, temperature).max(1)
         error = calibration_error(confidence, shown.right)
         lines[f"temperature {temperature:.2f}"] = _curve(confidence, shown.right)
-    curve = chart(
-        "Share that is right", "confidence", lines, y_range=(0, 1), x_range=(0, 1), dots=True, diagonal=True
-    )
+    curve = chart("Share that is right", "confidence", lines, y_range=(0, 1), x_range=(0, 1), dots=True, diagonal=True)
     return Calibration(calibration_error(shown.confidence, shown.right), temperature, error, curve)
 
 
