@@ -25,7 +25,11 @@ def explorer(runs: Sequence[RunFiles]) -> dict[str, Any] | None:
         and the sheets of each run, epoch and image; `drift`: of each run (layers, heads).
     """
     known = [run.attention for run in runs]
-    if not all(known) or any(a["source"].shape[1:] != known[0]["source"].shape[1:] for a in known):
+    if (
+        not all(known)
+        or not runs[0].features
+        or any(a["source"].shape[1:] != known[0]["source"].shape[1:] for a in known)
+    ):
         return None
     first = known[0]
     rows = [int(row) for row in first["explored"] if all(row in a["explored"] for a in known)]

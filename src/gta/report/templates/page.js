@@ -155,7 +155,13 @@
       const [path, label] = byRow.has(row) ? [byRow.get(row).path, byRow.get(row).label] : others[row];
       return make("figure", {}, picture(row, path), make("figcaption", {}, named(classes[label]), make("br"), make("small", {}, says)));
     };
-    const open = (i) => { one.at = i; fill(); if (!$("one").open) $("one").showModal(); };
+    const open = (i) => {
+      const held = document.activeElement && document.activeElement.dataset.by;
+      one.at = i;
+      fill();
+      if (!$("one").open) $("one").showModal();
+      (held && $("one-body").querySelector(`[data-by="${held}"]:enabled`) || $("one")).focus(); // what was focused is gone
+    };
     const fill = () => {
       const item = listed[one.at], canvas = make("canvas"), view = make("div", { class: "view" }, picture(item.row, item.path), canvas);
       const known = maps && maps.tiles[item.row] !== undefined;
@@ -171,7 +177,7 @@
       if (known) choices(seen, ["photograph", "source looks at", ...(runs.length > 1 ? runs : ["model looks at"])], one.look, (k) => { one.look = k; look(); });
       const relabel = make("select", { id: "relabel", onchange: (event) => right.set(item.row, event.target.value) }, make("option", { value: "" }, "as it is"), ...classes.map((name) => make("option", { value: name }, name)));
       relabel.value = right.get(item.row) || "";
-      const step = (by, name, sign) => make("button", { type: "button", "aria-label": name, disabled: !listed[one.at + by], onclick: () => open(one.at + by) }, sign);
+      const step = (by, name, sign) => make("button", { type: "button", "aria-label": name, "data-by": by, disabled: !listed[one.at + by], onclick: () => open(one.at + by) }, sign);
       $("one-body").replaceChildren(
         make("div", { class: "one-head" }, make("h2", { id: "one-title" }, named(classes[item.label])), make("small", {}, `${one.at + 1} of ${listed.length}`),
           step(-1, "Previous image", "←"), step(1, "Next image", "→"), make("button", { type: "button", "aria-label": "Close", onclick: () => $("one").close() }, "✕")),
