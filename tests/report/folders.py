@@ -93,7 +93,8 @@ def write_run(
     (folder / "config.yaml").write_text("data: /photos\nmethod: gta\nclip: 1.0\n")
     results = {
         "method": "gta", "source": "/a/source.safetensors", "train_images": counts.get("train", 0), "seed": seed,
-        "classes": len(classes), "image_size": side, "epochs": 2, "weight": None, "val_top1": 50.0, "wall_seconds": 3.0,
+        "classes": len(classes), "image_size": side, "epochs": 2, "weight": None, "temperature": 1.7,
+        "val_top1": 50.0, "wall_seconds": 3.0,
     }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(results))
     return folder

@@ -6,7 +6,6 @@ import torch
 
 from gta.report.measures import (
     Probe,
-    best_temperature,
     calibration_error,
     mcnemar,
     reliability,
@@ -49,13 +48,19 @@ def test_calibration_by_hand():
     assert calibration_error(np.array([1.0]), np.array([True])) == 0
 
 
-def test_the_temperature_that_scaled_the_logits_is_found_again():
-    torch.manual_seed(0)
-    logits = 2 * torch.randn(3000, 5, dtype=torch.float64)
-    labels = torch.distributions.Categorical(logits=logits).sample().numpy()
-    over = (3 * logits).softmax(-1).numpy()
-    assert best_temperature(over, labels) == pytest.approx(3, rel=0.1)
-    np.testing.assert_allclose(tempered(over, 3), logits.softmax(-1), rtol=1e-9)
+def test_a_temperature_divides_the_logits():
+    logits = torch.randn(40, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 9
+    np.testing.assert_allclose(tempered(logits.softmax(-1).numpy(), 3), (logits / 3).softmax(-1), rtol=1e-9)
+
+
+def test_calibration_is_what_training_writes_into_results():
+    from gta.training import calibration
+
+    logits = torch.randn(200, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2
+    labels = torch.arange(200) % 4
+    confidence, guesses = logits.softmax(-1).max(-1)
+    ours = calibration_error(confidence.numpy(), (guesses == labels).numpy())
+    assert 100 * ours == pytest.approx(calibration.calibration_error(logits, labels))
 
 
 def test_the_probe_is_the_minimum_that_torch_finds_too():

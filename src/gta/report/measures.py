@@ -43,8 +43,8 @@ class Bin(NamedTuple):
 
 
 def reliability(confidence: Array, right: Array) -> list[Bin]:
-    """`BINS` bins of equal width; empty ones are left out."""
-    which = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    """`BINS` bins of equal width, (0, 1/15], (1/15, 2/15], …; empty ones are left out."""
+    which = np.clip(np.ceil(confidence * BINS).astype(int), 1, BINS) - 1
     members = [which == i for i in range(BINS) if (which == i).any()]
     return [Bin(float(m.mean()), float(confidence[m].mean()), float(right[m].mean())) for m in members]
 
@@ -59,17 +59,6 @@ def tempered(probabilities: Array, temperature: float) -> Array:
     logs = np.log(np.maximum(probabilities, 1e-300)) / temperature
     powers = np.exp(logs - logs.max(1, keepdims=True))
     return np.asarray(powers / powers.sum(1, keepdims=True))
-
-
-def best_temperature(probabilities: Array, labels: Array) -> float:
-    """The temperature that gives the labels the highest likelihood, between 0.05 and 20."""
-    from scipy.optimize import minimize_scalar
-
-    def loss(log: float) -> float:
-        p = tempered(probabilities, float(np.exp(log)))[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(p, 1e-300)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
 class Probe:

@@ -11,7 +11,6 @@ from gta.report.charts import Chart, chart, smoothed
 from gta.report.measures import (
     Interval,
     Probe,
-    best_temperature,
     calibration_error,
     mcnemar,
     reliability,
@@ -189,11 +188,8 @@ class Calibration(NamedTuple):
 
 
 def calibration(run: RunFiles, shown: Predictions) -> Calibration:
-    """With the temperature of results.json, or else the one that is best on val, where that is not what is shown."""
-    val = run.predictions("val") if shown.split == "test" else None
-    temperature = run.results.get("temperature") or (
-        best_temperature(val.probabilities, val.labels) if val is not None else None
-    )
+    """As the model is, and with the temperature of results.json where there is one."""
+    temperature = run.results.get("temperature")
     lines = {"as it is": _curve(shown.confidence, shown.right)}
     error = None
     if temperature is not None:
