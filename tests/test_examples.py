@@ -13,7 +13,6 @@ import yaml
 from transformers import AutoModelForImageClassification, Dinov2Config, Dinov2Model
 
 from gta.cli import main as cli
-from gta.tables import read_csv
 from gta.training.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]

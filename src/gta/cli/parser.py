@@ -29,12 +29,12 @@ class Command:
     """A function, and what its signature and docstring do not say.
 
     Attributes:
-        run: the function.
+        run: the function; what it returns, if anything, is the exit status.
         add_options: gives the parser more options, seeing the words after the command; `run` takes them by `**others`.
         interrupted: what to say after Ctrl-C to one who gave these values; "" for nothing.
     """
 
-    run: Callable[..., None]
+    run: Callable[..., int | None]
     add_options: Callable[[OptionParser, Sequence[str]], None] = lambda parser, words: None
     interrupted: Callable[[Namespace], str] = lambda given: ""
 
@@ -141,12 +141,12 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Entry point; returns the exit status: 0, 1 where a command did a part, 2 for bad input, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     command, given = parse(words)
     try:
         call = command.bind(given)
-        command.run(*call.args, **call.kwargs)
+        return command.run(*call.args, **call.kwargs) or 0
     except GtaError as error:
         print(f"gta {words[0]}: {error}", file=sys.stderr)
         return 2

@@ -24,6 +24,7 @@ from gta.methods.base import Batches
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import load_source, new_target
+from gta.training.evidence import KeptAttention
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
 from gta.training.recorder import Recorder
@@ -82,7 +83,8 @@ def train(
     )
     recorder = Recorder(out, photos.digests["train"])
     changing = bool(method.restarts or list(method.own.parameters()))
-    trainer = make_trainer(options, [recorder], changing=changing)
+    kept = [KeptAttention(out, photos, info, options.keep_attention)] if options.keep_attention else []
+    trainer = make_trainer(options, [*kept, recorder], changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     views = TrainViews(
         photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set
@@ -101,7 +103,6 @@ def train(
         return None
     method.finish()
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
-    tested = photos if test else replace(photos, test=())
     results = {
         "method": options.method,
         **method.describe(),
@@ -123,17 +124,19 @@ def train(
         "source_coverage": info.coverage,
         "train_images": len(photos.train),
         "val_images": len(photos.val),
-        "test_images": len(tested.test),
+        "test_images": len(photos.test) if test else 0,
         "skipped_images": len(photos.skipped),
         "classes": len(photos.classes),
         **recorder.last_epoch(),
-        **evaluate(target.to(device), source.to(device), info, tested, workers, out),
+        **evaluate(
+            target.to(device), source.to(device), info, photos, workers, out, test=test, explored=options.keep_attention
+        ),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
         "device": device_name(device),
         "data_digest": photos.digests["train"],
         "val_digest": photos.digests["val"],
-        "test_digest": photos.digests["test"] if tested.test else None,
+        "test_digest": photos.digests["test"] if test and photos.test else None,
         "git": git_state(),
         "versions": versions(),
     }

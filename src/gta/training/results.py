@@ -12,16 +12,35 @@ from torch import nn
 from gta.attention.plots import draw_maps
 from gta.data.reading import Photos
 from gta.sources.info import SourceInfo
-from gta.training.evaluate import measure, validate
+from gta.training.evaluate import measure
+from gta.training.evidence import Watch, write_evidence, write_predictions
 from gta.training.run_folder import RESULTS, save_weights
 
 OF_MASKS = ("object_mass", "source_object_mass", "jaccard", "source_jaccard", "drift")
 
 
 def evaluate(
-    target: nn.Module, source: nn.Module, info: SourceInfo, photos: Photos, workers: int, out: Path
+    target: nn.Module,
+    source: nn.Module,
+    info: SourceInfo,
+    photos: Photos,
+    workers: int,
+    out: Path,
+    *,
+    test: bool = True,
+    explored: int = 0,
 ) -> dict[str, Any]:
-    """Save the model, measure it on val and test, and draw what it looks at."""
+    """Save the model, measure it on val and test, and leave what others want to know of its images.
+
+    Args:
+        target, source: on one device.
+        info: image size and normalisation.
+        photos: of the run.
+        workers: processes that load images.
+        out: run folder.
+        test: False leaves test alone, and of the evidence all but the predictions on val.
+        explored: see `write_evidence`.
+    """
     save_weights(
         out,
         target,
@@ -34,16 +53,21 @@ def evaluate(
             "classes": list(photos.classes),
         },
     )
-    val_top1, val_loss = validate(target, info, photos.val, workers=workers) if photos.val else (None, None)
     results: dict[str, Any] = {
-        "val_top1": val_top1,
-        "val_loss": val_loss,
-        "test_top1": None,
-        **dict.fromkeys(OF_MASKS),
-    }
-    if photos.test:
-        tested = measure(target, source, info, photos.test, workers=workers)
-        results |= {"test_top1": tested.pop("top1"), **tested}
+        "val_top1": None, "val_loss": None, "test_top1": None, "test_loss": None, **dict.fromkeys(OF_MASKS)
+    }  # fmt: skip
+    watches: dict[str, Watch] = {}
+    for split in ("val", "test") if test else ("val",):
+        if samples := getattr(photos, split):
+            watches[split] = Watch(target, source)
+            measured = measure(target, source, info, samples, workers=workers, watch=watches[split])
+            results |= {f"{split}_top1": measured.pop("top1"), f"{split}_loss": measured.pop("loss")}
+            results |= measured if split == "test" else {}
+    if watches:
+        write_predictions(out, photos, watches)
+    if watches and test:
+        write_evidence(out, target, source, info, photos, watches, explored, workers)
+    if "test" in watches:
         draw_maps(source, {"fine-tuned": target}, info, photos.test, photos.classes, out / "maps" / "attention.png")
     return results
 

@@ -96,7 +96,7 @@ def save_weights(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) ->
 def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a complete run, in eval mode, and its metadata.
 
-    The metadata has `architecture`, `model_args`, `mean`, `std` and `classes`.
+    The metadata has `architecture`, `model_args`, `mean`, `std`, `classes` and `temperature`.
     """
     from gta.sources.checkpoint_files import read_checkpoint
     from gta.sources.loading import build
@@ -112,6 +112,7 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             "classes": json.loads(metadata["classes"]),
             "mean": [float(x) for x in metadata["mean"].split(",")],
             "std": [float(x) for x in metadata["std"].split(",")],
+            "temperature": float(metadata.get("temperature", 1)),  # 1 where no image was left to fit it on
         }
     except KeyError as error:
         raise GtaError(f"{folder / WEIGHTS} was not written by gta train: its metadata lacks {error}.") from error
