@@ -152,7 +152,7 @@ def test_ray_with_a_worker_killed_in_the_middle_of_a_run(plan_file, undisturbed,
 @pytest.mark.skipif(find_spec("submitit") is None, reason="needs submitit")
 def test_submitit_with_its_local_executor(plan_file, undisturbed, tmp_path):
     out = tmp_path / "out"
-    options = ["--launcher", "slurm", "--slurm.cluster", "local", "--slurm.cpus", "1", "--slurm.runs-per-job", "2"]
+    options = ["--launcher", "slurm", "--slurm.cluster", "local", "--slurm.cpus", "1", "--slurm.runs-per-job", "4"]
     assert main(["study", "run", str(plan_file), "--out", str(out), *options]) == 0
     assert tables(out) == undisturbed
 
@@ -205,7 +205,7 @@ def test_plans_are_listed_shown_and_estimated_without_leaving_anything(plan_file
     assert main(["study", "plan", str(plan_file), "seeds=[0,1,2,3]"]) == 0
     told = capsys.readouterr().out
     assert "2 trials, 8 runs to report: " in told
-    assert "timed with plain" in told
+    assert "timed with gta, on this machine" in told
     assert "4 seeds: a paired difference of 2.1 of its standard deviations" in told
     assert not list(tmp_path.iterdir())
     assert main(["study", "plan", "magic"]) == 2
