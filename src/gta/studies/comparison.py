@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gta.errors import GtaError
-from gta.studies.grid import OPTIONS, read_grid
-from gta.studies.plan import Plan, make_plan, merged, plan_content
 from gta.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from gta.studies.plan import Plan
 
 FIRST_TRIAL_SEED = 100
 
@@ -78,12 +79,15 @@ class Comparison:
         """The methods' names, in the order given."""
         return self.methods.split(",") if isinstance(self.methods, str) else list(self.methods)
 
-    def plan(self) -> Plan:
+    def plan(self) -> "Plan":
         """The shipped plan, of this data and these methods.
 
         Raises:
             GtaError: what no study can use.
         """
+        from gta.studies.grid import OPTIONS, read_grid  # these import torch, for which `gta --help` does not wait
+        from gta.studies.plan import make_plan, merged, plan_content
+
         same = OPTIONS & {field.name for field in fields(self)}
         options = {key: value for key, value in asdict(self).items() if key in same - {"data", "out", "fraction"}}
         change = {
