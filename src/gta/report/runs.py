@@ -128,13 +128,13 @@ def run_lines(runs: Sequence[RunFiles]) -> list[RunLine]:
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
     """p-values corrected for how many there are (Holm 1979); None stays."""
-    known = sorted((p, i) for i, p in enumerate(values) if p is not None)
-    corrected: list[float | None] = [None] * len(values)
-    highest = 0.0
-    for rank, (p, i) in enumerate(known):
-        highest = max(highest, min(1.0, p * (len(known) - rank)))
-        corrected[i] = highest
-    return corrected
+    known = [p for p in values if p is not None]
+    if not known:
+        return list(values)
+    from statsmodels.stats.multitest import multipletests
+
+    corrected = iter(multipletests(known, method="holm")[1].tolist())
+    return [None if p is None else next(corrected) for p in values]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
