@@ -6,7 +6,8 @@ the background of another picture (`background_swap`). Both suppose that the cla
 is asked of the frozen source before training: ridge regression of the class on its features, of the whole pictures, of
 the crops, of what it looks at on other pictures' backgrounds, and of the backgrounds alone. The answers are of the
 validation images where there are enough of them, and otherwise of each training image by all others (leave-one-out, in
-closed form).
+closed form). Where background and class go together in training, training images cannot tell whether that misleads: so
+the background must tell much more than the object before it is believed.
 """
 
 import math
@@ -35,7 +36,8 @@ WIDTH, LR = 384, 1e-4  # of a ViT-S; narrower models take larger steps, by the s
 LAYER_DECAY = 0.8
 ANEW = 2.0  # times the learning rate where the source does not look at what the classes differ in
 CROP, SWAP = "attention_crop", "background_swap"
-OBJECT = 0.6  # the least share of what backgrounds tell that objects must tell
+OBJECT = 0.45  # the least share of what backgrounds tell that objects must tell
+CROPPED = 0.75  # likewise of what whole pictures tell that crops must tell, by images that share training's backgrounds
 MOST = 1024  # training images that are asked; more tell little more
 FEWEST = 30  # validation images that are enough to be asked
 RIDGE = 0.3  # in mean squared lengths of the features
@@ -71,7 +73,7 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
         look: says where to look in them.
     """
     train = _seeded_part(photos.train, options.seed)
-    asked = photos.val if len(photos.val) >= FEWEST else ()
+    asked = photos.val if len(photos.val) >= FEWEST and not photos.val_held_out else ()
     with on_device(source, default_device()), on_device(look.model, default_device()):
         right = _right(train, asked, source, look, workers)
     accuracy = {kind: 100 * float(found.double().mean()) for kind, found in right.items()}
@@ -87,12 +89,13 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
         reasons.append("the class is in the background: neither crops nor other backgrounds, and larger steps")
     else:
         difference = right["crop"].double() - right["whole"].double()
-        error = float(difference.square().sum().sqrt()) / len(difference)
-        if float(difference.mean()) >= -error:
+        error = 100 * float(difference.square().sum().sqrt()) / len(difference)
+        least = accuracy["whole"] - error if asked else CROPPED * accuracy["whole"]
+        if accuracy["crop"] >= least:
             methods.append(CROP)
-            reasons.append("crops tell no less than whole pictures: cropped to where the source looks")
+            reasons.append("the crops tell enough: cropped to where the source looks")
         else:
-            reasons.append("crops tell less than whole pictures: not cropped")
+            reasons.append(f"the crops tell too little, less than {least:.0f} %: not cropped")
         methods.append(SWAP)
         reasons.append("the class is in what the source looks at: other backgrounds in half of the views")
     lr = options.lr

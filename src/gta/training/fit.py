@@ -122,7 +122,7 @@ def train(
     results = {
         "method": given.method,
         "composed": options.method,  # what auto chose
-        "reasons": None if decision is None else decision.reasons,
+        "reasons": None if decision is None else "; ".join(decision.reasons),
         **method.describe(),
         "final_weight": recorder.rows[-1].get("weight"),
         "views": options.views if options.reuse else None,
