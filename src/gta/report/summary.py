@@ -174,7 +174,7 @@ def curves(runs: Sequence[RunFiles]) -> list[Chart]:
             if points and (column in ("loss", "val_top1") or len({y for _, y in points}) > 1):
                 lines[run.name] = points if column == "val_top1" else smoothed(points)
         if lines:
-            charts.append(chart(title, "epoch", lines, dots=column == "val_top1"))
+            charts.append(chart(title, "epoch", lines, dots=column == "val_top1", from_zero=True))
     return charts
 
 

@@ -214,6 +214,11 @@
     draw();
   }
 
+  // --- a study: a method opens its runs
+  document.querySelectorAll("a[data-opens]").forEach((link) => link.addEventListener("click", () => {
+    document.querySelector(link.getAttribute("href")).open = true;
+  }));
+
   // --- attention --------------------------------------------------------------------------------------------
   const explored = read("explored");
   if (explored && $("grid")) attention(explored);
