@@ -127,7 +127,7 @@ def test_the_matrix_the_classes_and_the_warnings_open_their_images(visit):
     assert page.inner_text("#matrix-says") == page.evaluate("document.activeElement.getAttribute('aria-label')")
     page.locator(".classes .link").first.click()
     assert page.inner_text("#count") == "6 images"
-    page.click(".warnings li:has-text('look wrong') button")
+    page.click(".warnings li:has-text('to check') button")
     assert page.locator("#gallery button").count() == 1
     assert "?" in page.text_content("#gallery button")
     page.click(".warnings li:has-text('in train too') button")

@@ -94,7 +94,7 @@ def test_unfinished_studies_and_awkward_names_have_a_page(tmp_path):
     assert rows
     assert "2 of 4 trials missing" in write_report([folder]).read_text()
     (folder / "plan.yaml").write_text("{")
-    with pytest.raises(GtaError, match="cannot be read as a study"):
+    with pytest.raises(GtaError, match="damaged"):
         write_report([folder])
 
 

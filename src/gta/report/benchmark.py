@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from gta.files import atomic_write, write_text
 from gta.report import page
+from gta.report.pictures import embedded_file
 from gta.tables import markdown
 
 GREY, GREEN, RED, BLUE = "#6b7280", "#1a7f37", "#b42318", "#1d4ed8"
@@ -52,7 +53,7 @@ def write_report(folder: Path) -> None:
     write_text(folder / "bench.md", "\n".join(parts))
     draw(found, folder / "bench.png")
     values = {"title": "gta bench", "where": where(found), "tables": tables(found)}
-    picture = page.embedded_png(folder / "bench.png")
+    picture = embedded_file(folder / "bench.png")
     page.write(folder / "bench.html", page.render("bench.html.jinja", **values, picture=picture))
 
 

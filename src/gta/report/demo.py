@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 from gta.report import page
+from gta.report.pictures import embedded_file
 from gta.report.run import RunFiles
 from gta.report.runs import content
 
@@ -38,8 +39,8 @@ def write_report(folder: Path, out: Path) -> Path:
         "seeds": len(demo["plain"]),
         "mean": {column: {name: _mean(demo[column], name) for name in MEASURES} for column in COLUMNS},
         "versions": demo["plain"][0]["versions"],
-        "examples": page.embedded_png(folder / "examples.png"),
-        "sheet": page.embedded_png(folder / "attention.png"),
+        "examples": embedded_file(folder / "examples.png"),
+        "sheet": embedded_file(folder / "attention.png"),
     }
     page.write(out, page.render("demo.html.jinja", **values))
     return out

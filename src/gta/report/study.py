@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from gta.errors import GtaError
 from gta.report import page
 from gta.report.charts import Chart, chart
 from gta.tables import read_csv
@@ -45,17 +44,9 @@ def is_study(folder: Path) -> bool:
 
 
 def write_report(folder: Path, out: Path) -> Path:
-    """Write the page of a study that has its tables; returns `out`.
-
-    Raises:
-        GtaError: files that cannot be read, or `out` cannot be written.
-    """
-    try:
-        plan = yaml.safe_load((folder / "plan.yaml").read_text(encoding="utf-8"))
-        values = content(folder, plan)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise GtaError(f"{folder} cannot be read as a study ({type(error).__name__}: {error}).") from error
-    page.write(out, page.render("study.html.jinja", **values))
+    """Write the page of a study that has its tables; returns `out`."""
+    plan = yaml.safe_load((folder / "plan.yaml").read_text(encoding="utf-8"))
+    page.write(out, page.render("study.html.jinja", **content(folder, plan)))
     return out
 
 
