@@ -85,6 +85,11 @@ def test_the_gallery_filters_opens_and_goes_through(visit):
     assert page.locator("#gallery button").count() < 6
     page.click("#reset")
     assert page.locator("#gallery button").count() == wrong
+    page.locator("#gallery button").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    at = page.evaluate("[...document.querySelectorAll('#gallery button')].indexOf(document.activeElement)")
+    assert 3 < at < 12  # one to the right, one line down
 
     page.locator("#gallery button").first.click()
     assert page.locator("#one").is_visible()

@@ -107,7 +107,7 @@
     const draw = () => {
       listed = found();
       if (state.tab === "suspects") listed.sort((a, b) => b.suspect[1] - b.suspect[2] - a.suspect[1] + a.suspect[2]);
-      $("gallery").replaceChildren(...listed.map((item, i) => make("button", { type: "button", "aria-label": says(item), onclick: () => open(i) },
+      $("gallery").replaceChildren(...listed.map((item, i) => make("button", { type: "button", "aria-label": says(item), tabindex: i ? -1 : 0, onclick: () => open(i) },
         state.tab === "copies" ? make("span", { class: "pair" }, picture(item.row, ""), picture(item.copies[0], "")) : picture(item.row, ""),
         make("span", { class: "text" }, ...about(item)))));
       if (!listed.length) $("gallery").append(make("p", { class: "empty" }, "No image is left: choose another class, or Reset."));
@@ -142,6 +142,7 @@
       }
     });
     roving($("matrix"), () => 1);
+    roving($("gallery"), () => getComputedStyle($("gallery")).gridTemplateColumns.split(" ").length);
 
     // one image
     const one = { at: 0, look: 2 }; // what is laid over it: nothing, the source's attention, the first run's, …
