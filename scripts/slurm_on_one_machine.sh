@@ -57,13 +57,14 @@ cat > "$work/plan.yaml" <<PLAN
 # One run that takes longer than a job may.
 data:
   world: {world: {val: 2, test: 4}, source: gta:butterflies, image_size: 96, precision: "32"}
-options: {epochs: ${EPOCHS:-120}, workers: 0}
+options: {epochs: ${EPOCHS:-80}, workers: 0}
 methods: {gta: {}}
 grid: {lr: [1.0e-4]}
 choose: []
 seeds: [0]
 PLAN
-gta study run "$work/plan.yaml" --out "$work/study" --launcher slurm --slurm.minutes 2 --slurm.cpus 1 &
+gta study run "$work/plan.yaml" --out "$work/study" --launcher slurm --slurm.minutes 3 --slurm.cpus 1 \
+    2> >(grep -v -e sacct -e accounting >&2) &
 study=$!
 while kill -0 $study 2> /dev/null; do
     squeue --noheader --format "%.12i %.9T %.6M of %l" | sed "s/^/$(date +%T) /"
@@ -71,7 +72,7 @@ while kill -0 $study 2> /dev/null; do
 done
 wait $study
 echo "--- the job's log"
-cat "$work"/study/slurm/*_log.out "$work"/study/slurm/*_log.err | grep -E "Starting|requeue|timed|completed|Bypassing|Exited|checkpoint|preempt" || true
-echo "--- the run's log: sessions, and the epochs at which they began"
-grep -hE "epoch" "$work"/study/runs/*.log | awk '$2 != last + 1 {print "from", $0} {last = $2} END {print "to  ", $0}'
+cat "$work"/study/slurm/*_log.out | grep -oE "\) - (Starting|Job has timed|Requeued|Exiting|Job completed).*" | sed "s/^) - //"
+echo "--- the run's epochs, by session"
+grep -hE "^epoch" "$work"/study/slurm/*_log.err | awk '$2 != last + 1 {print "from", $0} {last = $2; line = $0} END {print "to", line}'
 cat "$work/study/table.md"
