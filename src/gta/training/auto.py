@@ -23,7 +23,7 @@ from gta.data.loading import loader
 from gta.data.reading import Photos
 from gta.data.sample import Sample
 from gta.data.transforms import TestViews
-from gta.devices import default_device, on_device
+from gta.devices import bf16_where_fast, default_device, on_device
 from gta.methods import METHODS
 from gta.methods.background_swap import background
 from gta.sources.info import source_info
@@ -142,7 +142,7 @@ def _features(samples: Sequence[Sample], source: Any, look: Look, workers: int) 
     found: dict[str, list[Tensor]] = {"whole": [], "crop": [], "object": [], "background": []}
 
     def add(kind: str, images: Tensor) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), bf16_where_fast(device):
             found[kind].append(source(images.to(device)).cpu().double())
 
     size = (info.image_size, info.image_size)
