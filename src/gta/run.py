@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gta.errors import GtaError
+from gta.export.run import export_run
 from gta.training.evidence import PREDICTIONS
 from gta.training.fit import train
 from gta.training.measure_run import evaluate_run
@@ -109,6 +110,33 @@ class Run:
             GtaError: no such split, or other classes than the model's.
         """
         return evaluate_run(self.folder, None if data is None else str(data), split)
+
+    def export(
+        self,
+        to: str,
+        out: str | Path | None = None,
+        *,
+        data: str | None = None,
+        int8: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the model for others to run, once it was seen to give what PyTorch gives on real images.
+
+        Args:
+            to: onnx, torchscript, hf (transformers) or timm.
+            out: folder to write; by default export/FORM in the run's.
+            data: other data with the same classes for the comparison, where the run's own is no longer there.
+            int8: write an ONNX model with weights of 8 bits as well.
+            overwrite: replace what is in `out`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            GtaError: packages or images that are missing, `out` in use, or a result that differs by more than 1e-4.
+        """
+        place = None if out is None else Path(out)
+        return export_run(self.folder, to, place, data=data, int8=int8, overwrite=overwrite)[0]
 
 
 def fit(data: str | Path, out: str | Path, *, resume: bool = False, overwrite: bool = False, **options: Any) -> Run:

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections import Counter
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,13 @@ from gta.data.reading import Photos, read_photos
 from gta.data.transforms import TestViews, TrainViews, normalised
 from gta.devices import device_name
 from gta.errors import GtaError
-from gta.files import write_json
+from gta.files import write_json, write_text
 from gta.methods.base import Batches
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import load_source, new_target
 from gta.training.evidence import KeptAttention
+from gta.training.model_card import CARD, model_card
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
 from gta.training.recorder import Recorder
@@ -103,6 +105,7 @@ def train(
         return None
     method.finish()
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
+    sizes = Counter(sample.label for sample in photos.train).values()
     results = {
         "method": options.method,
         **method.describe(),
@@ -127,6 +130,8 @@ def train(
         "test_images": len(photos.test) if test else 0,
         "skipped_images": len(photos.skipped),
         "classes": len(photos.classes),
+        "smallest_class": min(sizes),
+        "largest_class": max(sizes),
         **recorder.last_epoch(),
         **evaluate(
             target.to(device), source.to(device), info, photos, workers, out, test=test, explored=options.keep_attention
@@ -142,6 +147,8 @@ def train(
     }
     if photos.skipped:
         write_json(out / "skipped.json", photos.skipped)
+    if test:
+        write_text(out / CARD, model_card(options, results))
     write_json(out / RESULTS, results)  # last: it makes the folder complete
     return results
 
