@@ -20,6 +20,7 @@ from gta.training.predict import Picture, Prediction, predict
 from gta.training.results import read_results
 from gta.training.run_folder import RESULTS, is_complete, read_options
 from gta.training.trained import Trained
+from gta.training.trainer import is_first_process
 
 if TYPE_CHECKING:
     import pandas
@@ -47,6 +48,11 @@ class Run:
         if not is_complete(folder):
             raise GtaError(f"{folder} holds an unfinished run (no {RESULTS}): go on with gta.fit(…, resume=True).")
         return cls(folder)
+
+    @property
+    def page(self) -> Path:
+        """report.html, which `gta.fit` writes and `report` writes anew."""
+        return self.folder / "report.html"
 
     @property
     def options(self) -> TrainOptions:
@@ -153,7 +159,7 @@ class Run:
 
 
 def fit(data: str | Path, out: str | Path, *, resume: bool = False, overwrite: bool = False, **options: Any) -> Run:
-    """Fine-tune a pre-trained ViT on photographs, measure it, and write the run folder.
+    """Fine-tune a pre-trained ViT on photographs, measure it, and write the run folder and its page.
 
     Args:
         data: folder with train/CLASS/*, a .csv file, or NAME:ROOT of a published set.
@@ -175,4 +181,7 @@ def fit(data: str | Path, out: str | Path, *, resume: bool = False, overwrite: b
 def fit_options(options: TrainOptions, *, resume: bool = False, overwrite: bool = False) -> Run:
     """`fit`, given the options as one."""
     train(options, resume=resume, overwrite=overwrite)
-    return Run(Path(options.out))
+    run = Run(Path(options.out))
+    if is_first_process() and not run.page.is_file():  # of a run that was complete before, it is left as it is
+        run.report()
+    return run

@@ -80,8 +80,7 @@ def _images(folder: Path, trained: Trained, data: str | None) -> tuple[Sequence[
     options, results = read_options(folder), read_results(folder)
     split = next((name for name in ("test", "val") if data or results[f"{name}_images"]), "train")
     try:
-        subset_list = options.subset_list if data is None else None
-        return run_samples(data or options.data, split, trained.classes, options, subset_list), split
+        return run_samples(data or options.data, split, trained.classes, options, own=data is None), split
     except (GtaError, OSError) as error:
         raise GtaError(
             f"an export is checked on real images, and those of {data or options.data} cannot be had: give --data, "

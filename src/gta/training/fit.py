@@ -15,7 +15,7 @@ from torch import nn
 from gta.acceleration.attention import ShortAttention
 from gta.attention.maps import logits_and_rows
 from gta.data.datasets import resolved
-from gta.data.loading import EpochSampler, loader, workers_for
+from gta.data.loading import EpochSampler, class_weights, loader, workers_for
 from gta.data.reading import Photos, read_photos
 from gta.data.transforms import TestViews, TrainViews, normalised
 from gta.devices import device_name
@@ -25,6 +25,7 @@ from gta.methods.base import Batches
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import load_source, new_target
+from gta.training.cross_validation import train_folds
 from gta.training.evidence import KeptAttention
 from gta.training.model_card import CARD, model_card
 from gta.training.module import FineTuning
@@ -60,6 +61,7 @@ def train(
     check_reuse(options, methods)
     out = Path(options.out)
     first = is_first_process()
+    folds = options.cross_validate > 0 and options.fold is None
     if first:
         check_out(out, resume=resume, overwrite=overwrite)
     if resume and (out / CONFIG).is_file():
@@ -73,6 +75,9 @@ def train(
         skip_unreadable=options.skip_unreadable,
         subset_list=options.subset_list,
         download=options.download,
+        val_fraction=options.val_fraction,
+        folds=options.cross_validate,
+        fold=options.fold,
     )
     source = load_for_training(options.source, options.image_size, options.heads)
     info = source_info(source)
@@ -81,7 +86,13 @@ def train(
     torch.manual_seed(options.seed)
     target = new_target(source, len(photos.classes))
     method = ComposedMethod(  # refuses what does not fit
-        target, source, methods, options.weight_schedule, options.weight_share, ShortAttention
+        target,
+        source,
+        methods,
+        options.weight_schedule,
+        options.weight_share,
+        ShortAttention,
+        class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
     )
     recorder = Recorder(out, photos.digests["train"])
     changing = bool(method.restarts or list(method.own.parameters()))
@@ -99,6 +110,8 @@ def train(
         views.store = None if stored is None else stored.store
     if first:
         open_folder(out, options, resume=resume, overwrite=overwrite)
+        if folds:
+            train_folds(options, train)
 
     _fit(trainer, method, photos, views, info, options, workers, stored)
     if not trainer.is_global_zero:
@@ -116,6 +129,9 @@ def train(
         "subset_list": options.subset_list,
         "seed": options.seed,
         "epochs": options.epochs,
+        "cross_validate": options.cross_validate,
+        "fold": options.fold,
+        "balance": options.balance,
         "batch_size": _share(options, trainer) * trainer.world_size,
         "image_size": info.image_size,
         "lr": options.lr,
@@ -134,7 +150,15 @@ def train(
         "largest_class": max(sizes),
         **recorder.last_epoch(),
         **evaluate(
-            target.to(device), source.to(device), info, photos, workers, out, test=test, explored=options.keep_attention
+            target.to(device),
+            source.to(device),
+            info,
+            photos,
+            workers,
+            out,
+            test=test,
+            explored=options.keep_attention,
+            folds=folds,
         ),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
@@ -184,7 +208,8 @@ def _fit(
     workers: int,
     stored: StoredRows | None,
 ) -> None:
-    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
+    labels = [sample.label for sample in photos.train] if options.balance == "sampler" else None
+    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size, labels)
     batch = _share(options, trainer)
     # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
     training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)

@@ -36,7 +36,7 @@ def model_card(options: TrainOptions, results: Mapping[str, Any]) -> str:
         methods=[(name, str(kind.__doc__).strip().splitlines()[0], kind.paper) for name, kind in methods],
         splits=splits,
         intervals={split: wilson(results[f"{split}_top1"], results[f"{split}_images"]) for split in splits},
-        fitted="val",
+        fitted="val" if results["cv_top1"] is None else "the images that cross-validation left out",
         few=FEW,
     )
 
