@@ -16,7 +16,7 @@ from gta.training.accuracy import accuracies
 from gta.training.calibration import fit_temperature
 from tests.conftest import tiny_vit
 
-FEW = {"image_size": 40, "epochs": 3, "batch_size": 6, "lr": 1e-3, "method": "plain"}
+FEW = {"image_size": 40, "epochs": 2, "batch_size": 6, "lr": 5e-4, "method": "plain"}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_every_image_is_judged_once_by_a_model_that_had_not_seen_it(finished, fo
     expected = accuracies(labels, guesses)
     assert results["cv_top1"] == pytest.approx(expected["top1"])
     assert results["cv_macro_f1"] == pytest.approx(expected["macro_f1"])
-    assert results["cv_top1_low"] < results["cv_top1"] < results["cv_top1_high"]
+    assert results["cv_top1_low"] < results["cv_top1"] <= results["cv_top1_high"] <= 100
     assert results["cv_top1_spread"] == pytest.approx(float(torch.tensor(tops).std()), abs=1e-3)
     logits = torch.tensor([[float(row[f"p:{name}"]) for name in classes] for row in rows]).log()
     assert results["temperature"] == pytest.approx(fit_temperature(logits, labels), rel=1e-3)
@@ -109,4 +109,4 @@ def test_a_weighted_loss_by_hand():
     target.eval()
     done = ComposedMethod(target, source, [Method()], class_weights=weights)(images, labels)
     each = torch.stack([cross_entropy(row[None], label[None]) for row, label in zip(done.logits, labels, strict=True)])
-    assert float(done.loss) == pytest.approx(float((each * weights[labels]).sum() / weights[labels].sum()), rel=1e-5)
+    assert done.loss.item() == pytest.approx(((each * weights[labels]).sum() / weights[labels].sum()).item(), rel=1e-5)
