@@ -108,6 +108,8 @@ def test_folders_that_libraries_take(form, finished, images, tmp_path, capsys):
     card = (folder / "README.md").read_text()
     assert card.startswith(f"---\nlibrary_name: {'transformers' if form == 'hf' else 'timm'}\n")
     assert "# Classifier of 3 classes" in card
+    assert 'create_model("local-dir:this-folder", pretrained=True)' in card
+    assert "gta.Run.load" not in card
 
 
 def test_what_differs_is_refused_and_leaves_nothing(finished, tmp_path, monkeypatch):

@@ -18,6 +18,8 @@ def test_the_card_has_counts_digests_and_intervals_and_no_path(finished):
     assert f"temperature of\n{results['temperature']:.3g}," in card
     assert str(finished.folder.parent) not in card
     assert "\n\n\n" not in card
+    assert 'gta.Run.load("this-folder")' in card
+    assert "local-dir" not in card
 
 
 def test_the_card_says_what_was_not_measured(finished):

@@ -66,7 +66,9 @@ def export_run(
     samples, split = _images(folder, trained, data)
     options, results = read_options(folder), read_results(folder)
     licence = source_licence(options.source)
-    exported = Exported(calibrated(trained), trained, described(trained), model_card(options, results), licence)
+    exported = Exported(
+        calibrated(trained), trained, described(trained), model_card(options, results, "library"), licence
+    )
     try:
         with atomic_folder(out, replace=overwrite) as new:
             rows = _written(form, to, exported, new, samples, split, int8)

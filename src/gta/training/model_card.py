@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from scipy.stats import binomtest
@@ -15,12 +15,13 @@ CARD = "README.md"
 FEW = 100  # images of a split, below which its numbers are said to be of few
 
 
-def model_card(options: TrainOptions, results: Mapping[str, Any]) -> str:
+def model_card(options: TrainOptions, results: Mapping[str, Any], form: Literal["run", "library"] = "run") -> str:
     """The card in Markdown; where the data and the source lie on this disk is not in it.
 
     Args:
         options: of the run.
         results: the content of its results.json.
+        form: of the folder that it lies in: a run, or what transformers and timm take.
     """
     environment = Environment(
         loader=PackageLoader("gta.training", "."), undefined=StrictUndefined, keep_trailing_newline=True
@@ -30,6 +31,7 @@ def model_card(options: TrainOptions, results: Mapping[str, Any]) -> str:
     splits = [split for split in ("val", "test") if results[f"{split}_images"]]
     return environment.get_template("model_card.md.jinja").render(
         r=results,
+        form=form,
         data=title(options.data) if named else "a folder of photographs",
         source=options.source if ":" in options.source else Path(options.source).name,
         licence=source_licence(options.source),

@@ -12,8 +12,15 @@ from gta.export.formats.timm import write_folder
 
 def _runner(folder: Path) -> Runner:
     from transformers import AutoModelForImageClassification
+    from transformers.utils import logging
 
-    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     return run_torch(lambda images: model(images).logits)
 
 
