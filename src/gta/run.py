@@ -124,6 +124,7 @@ class Run:
         *,
         data: str | None = None,
         int8: bool = False,
+        whole_images: bool = False,
         overwrite: bool = False,
     ) -> Path:
         """Write the model for others to run, once it was seen to give what PyTorch gives on real images.
@@ -133,6 +134,7 @@ class Run:
             out: folder to write; by default export/FORM in the run's.
             data: other data with the same classes for the comparison, where the run's own is no longer there.
             int8: write an ONNX model with weights of 8 bits as well.
+            whole_images: of a run that shows its model parts of images (`attention_crop`), export it for whole ones.
             overwrite: replace what is in `out`.
 
         Returns:
@@ -142,7 +144,8 @@ class Run:
             GtaError: packages or images that are missing, `out` in use, or a result that differs by more than 1e-4.
         """
         place = None if out is None else Path(out)
-        return export_run(self.folder, to, place, data=data, int8=int8, overwrite=overwrite)[0]
+        more = {"int8": int8, "whole_images": whole_images, "overwrite": overwrite}
+        return export_run(self.folder, to, place, data=data, **more)[0]
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the page that shows it all, as `gta report` does, and return its path.

@@ -1,5 +1,6 @@
 """One training run, from options to a complete run folder."""
 
+import sys
 import time
 import warnings
 from collections import Counter
@@ -25,8 +26,10 @@ from gta.methods.base import Batches
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import load_source, new_target
+from gta.training.auto import AUTO, decide
 from gta.training.cross_validation import train_folds
 from gta.training.evidence import KeptAttention
+from gta.training.look import Look, looked_at
 from gta.training.model_card import CARD, model_card
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
@@ -56,7 +59,7 @@ def train(
         KeyboardInterrupt: the user stopped it; the folder can be resumed.
     """
     began = time.perf_counter()
-    options = replace(options, settings=complete_settings(options.method, options.settings))
+    given = options = replace(options, settings=complete_settings(options.method, options.settings))
     methods = make_methods(options)
     check_reuse(options, methods)
     out = Path(options.out)
@@ -81,6 +84,13 @@ def train(
     )
     source = load_for_training(options.source, options.image_size, options.heads)
     info = source_info(source)
+    look = decision = None
+    if options.method == AUTO:
+        look = Look.of(options.look_source or options.source, info.image_size, options.heads)
+        decision = decide(options, photos, source, look)
+        print("\n".join(decision.reasons), file=sys.stderr)
+        options = decision.applied(options)
+        methods = make_methods(options)
     # Every method's run ends with attention measures: a source that has no rows to read is refused here already.
     logits_and_rows(source, torch.zeros(1, 3, info.image_size, info.image_size))
     torch.manual_seed(options.seed)
@@ -99,8 +109,12 @@ def train(
     kept = [KeptAttention(out, photos, info, options.keep_attention)] if options.keep_attention else []
     trainer = make_trainer(options, [*kept, recorder], changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
+    edits = None
+    if method.looks:
+        look = look or Look.of(options.look_source or options.source, info.image_size, options.heads)
+        photos, edits = looked_at(photos, look, method, workers)
     views = TrainViews(
-        photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set
+        photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set, edits
     )
     stored = None
     if options.reuse:
@@ -109,18 +123,22 @@ def train(
             stored = stored_rows(options, methods, photos, info, views, method, workers)
         views.store = None if stored is None else stored.store
     if first:
-        open_folder(out, options, resume=resume, overwrite=overwrite)
+        open_folder(out, given, resume=resume, overwrite=overwrite)
         if folds:
-            train_folds(options, train)
+            train_folds(given, train)
 
     _fit(trainer, method, photos, views, info, options, workers, stored)
     if not trainer.is_global_zero:
         return None
     method.finish()
+    if look is not None and method.crops:
+        look.save(out, method.crops[0])
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
     sizes = Counter(sample.label for sample in photos.train).values()
     results = {
-        "method": options.method,
+        "method": given.method,
+        "composed": options.method,  # what auto chose
+        "reasons": None if decision is None else "; ".join(decision.reasons),
         **method.describe(),
         "final_weight": recorder.rows[-1].get("weight"),
         "views": options.views if options.reuse else None,
@@ -134,9 +152,9 @@ def train(
         "balance": options.balance,
         "batch_size": _share(options, trainer) * trainer.world_size,
         "image_size": info.image_size,
-        "lr": options.lr,
+        "lr": options.rates[0],
         "head_lr_scale": options.head_lr_scale,
-        "layer_decay": options.layer_decay,
+        "layer_decay": options.rates[1],
         "weight_decay": options.weight_decay,
         "precision": str(trainer.precision),
         "source": options.source,
