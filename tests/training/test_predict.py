@@ -122,6 +122,20 @@ def test_the_command_prints_json_csv_and_a_table(finished, photos, images, tmp_p
     assert "no image is named" in told("-", status=2).err
 
 
+def test_a_long_table_is_plain(finished, images, tmp_path, capsys):
+    listed = tmp_path / "list.csv"
+    folders = [tmp_path / str(i) for i in range(40)]
+    for folder in folders:
+        folder.symlink_to(images[0].rsplit("/", 2)[0])
+    listed.write_text("path\n" + "".join(f"{f}/{'/'.join(i.split('/')[-2:])}\n" for f in folders for i in images))
+    assert main(["predict", str(finished.folder), str(listed)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 40 * len(images)
+    assert lines[0].split() == ["path", "class", "probability", "margin", "entropy", "others"]
+    assert lines[1].split("  ")[0] == f"{folders[0]}/class 0/000.jpg"
+    assert {line.index("class ", line.index(".jpg")) for line in lines[1:]} == {lines[0].index("class")}
+
+
 def test_a_run_is_loaded_fitted_and_measured_from_python(finished, photos, tmp_path):
     run = gta.Run.load(str(finished.folder))
     assert run == finished
