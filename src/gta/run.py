@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gta.errors import GtaError
 from gta.export.run import export_run
+from gta.files import atomic_write
 from gta.training.evidence import PREDICTIONS
 from gta.training.fit import train
 from gta.training.measure_run import evaluate_run
@@ -161,11 +162,19 @@ class Run:
         return write_report([self.folder], None if out is None else Path(out))
 
 
-def fit(data: str | Path, out: str | Path, *, resume: bool = False, overwrite: bool = False, **options: Any) -> Run:
+def fit(
+    data: "str | Path | pandas.DataFrame",
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> Run:
     """Fine-tune a pre-trained ViT on photographs, measure it, and write the run folder and its page.
 
     Args:
-        data: folder with train/CLASS/*, a .csv file, or NAME:ROOT of a published set.
+        data: folder with train/CLASS/*, a .csv file, NAME:ROOT of a published set, or a DataFrame with the columns
+            path, label and optionally split and mask, which is written to OUT.csv.
         out: run folder to write.
         resume: go on with an unfinished run in `out`; a complete one is returned as it is.
         overwrite: replace a run in `out`.
@@ -178,7 +187,24 @@ def fit(data: str | Path, out: str | Path, *, resume: bool = False, overwrite: b
     strange = [name for name in options if name not in known]
     if strange:
         raise GtaError(f"option {strange[0]!r} is not known: use one of {', '.join(known)}.")
+    if not isinstance(data, (str, Path)):
+        data = _written(data, Path(f"{out}.csv"), overwrite)
     return fit_options(TrainOptions(data=str(data), out=str(out), **options), resume=resume, overwrite=overwrite)
+
+
+def _written(frame: "pandas.DataFrame", path: Path, overwrite: bool) -> Path:
+    """A DataFrame as a .csv file with absolute paths."""
+    where = {name: frame[name].map(_absolute) for name in ("path", "mask") if name in frame}
+    text = frame.assign(**where).to_csv(index=False)
+    if path.exists() and not overwrite and path.read_text(encoding="utf-8") != text:
+        raise GtaError(f"{path} is there already, with other images than these: give another out, or overwrite=True.")
+    with atomic_write(path, "out") as new:
+        new.write_text(text, encoding="utf-8")
+    return path
+
+
+def _absolute(path: Any) -> Any:
+    return str(Path(path).resolve()) if isinstance(path, (str, Path)) and str(path) else path
 
 
 def fit_options(options: TrainOptions, *, resume: bool = False, overwrite: bool = False) -> Run:

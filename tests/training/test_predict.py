@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 import timm
@@ -152,6 +153,23 @@ def test_a_run_is_loaded_fitted_and_measured_from_python(finished, photos, tmp_p
     again = gta.fit(resume=True, out=finished.folder, **{k: v for k, v in vars(run.options).items() if k != "out"})
     assert again == finished
     assert not (tmp_path / "run").exists()
+
+
+def test_a_frame_is_trained_on(finished, photos, tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(photos)
+    paths = [str(Path(path).relative_to(photos)) for path in gta.image_paths([photos / "train", photos / "test"])]
+    frame = pandas.DataFrame({"path": paths})
+    frame["label"] = frame.path.str.split("/").str[1]
+    frame["split"] = frame.path.str.split("/").str[0]
+    few = {"image_size": 40, "epochs": 1, "batch_size": 6, "method": "plain", "source": finished.options.source}
+    run = gta.fit(frame, tmp_path / "run", **few)
+    assert (run.results["train_images"], run.results["val_images"], run.results["test_images"]) == (15, 3, 15)
+    monkeypatch.chdir(tmp_path)
+    assert run.evaluate()["top1"] == run.results["test_top1"]
+    with pytest.raises(GtaError, match=r"run\.csv is there already, with other images"):
+        gta.fit(frame[frame.label != "class 0"], tmp_path / "run", resume=True, **few)
+    assert run.evaluate()["top1"] == run.results["test_top1"]
 
 
 def test_predictions_are_a_frame(finished):
