@@ -91,7 +91,7 @@ def test_ridge_against_its_definition():
 
 
 def test_a_run_says_what_was_decided_and_looks_the_same_way_ever_after(run, worlds):
-    out, options, results = run
+    out, _, results = run
     assert results["method"] == "auto"
     assert results["composed"] == "attention_crop+background_swap"
     assert "the frozen source tells" in results["reasons"]

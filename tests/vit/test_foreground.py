@@ -5,7 +5,7 @@ import torch
 
 import gta
 from gta.vit.foreground import attended_box, largest_part, ranked, saliency
-from tests.conftest import reference_rows, tiny_vit
+from tests.conftest import tiny_vit
 
 SHARES = torch.tensor([[0.4, 0.05, 0.05], [0.3, 0.1, 0.1]])
 
@@ -21,10 +21,18 @@ def test_ranks_by_hand():
 
 
 def test_saliency_is_the_mean_attention_of_the_last_layers():
-    model, images = tiny_vit(), torch.randn(2, 3, 40, 40)
-    model.eval()
-    rows = [row.float() for row in reference_rows(model, images)[-3:]]
-    expected = torch.stack([row[..., -25:].softmax(-1).mean(1) for row in rows]).mean(0).view(2, 5, 5)
+    model, images = tiny_vit().eval(), torch.randn(2, 3, 40, 40)
+    maps: list[torch.Tensor] = []
+
+    def hook(attn, inputs, _):  # the softmax of the whole product, as the textbook writes it
+        b, n, _ = inputs[0].shape
+        q, k, _ = attn.qkv(inputs[0]).reshape(b, n, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4)
+        maps.append((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)[:, :, 0, 1:].mean(1))
+
+    for block in model.blocks:
+        block.attn.register_forward_hook(hook)
+    model(images)
+    expected = torch.stack(maps[-3:]).mean(0).view(2, 5, 5)
     torch.testing.assert_close(saliency(model, images, smooth=0), expected / expected.sum((1, 2), keepdim=True))
     smooth = saliency(model, images, smooth=1.5)
     torch.testing.assert_close(smooth.sum((1, 2)), torch.ones(2))

@@ -7,7 +7,7 @@ is asked of the frozen source before training: ridge regression of the class on 
 the crops, of what it looks at on other pictures' backgrounds, and of the backgrounds alone. The answers are of the
 validation images where there are enough of them, and otherwise of each training image by all others (leave-one-out, in
 closed form). Where background and class go together in training, training images cannot tell whether that misleads: so
-the background must tell much more than the object before it is believed.
+the background must tell much more than the object before it is believed, and than the crop, which shows both.
 """
 
 import math
@@ -36,8 +36,11 @@ WIDTH, LR = 384, 1e-4  # of a ViT-S; narrower models take larger steps, by the s
 LAYER_DECAY = 0.8
 ANEW = 2.0  # times the learning rate where the source does not look at what the classes differ in
 CROP, SWAP = "attention_crop", "background_swap"
-OBJECT = 0.45  # the least share of what backgrounds tell that objects must tell
-CROPPED = 0.75  # likewise of what whole pictures tell that crops must tell, by images that share training's backgrounds
+OBJECT, CROP_OF = (
+    0.45,
+    0.8,
+)  # of what backgrounds tell: where objects and crops tell less, the class is in the background
+CROPPED = 0.75  # of what whole pictures tell: the least that crops must, by images that share training's backgrounds
 MOST = 1024  # training images that are asked; more tell little more
 FEWEST = 30  # validation images that are enough to be asked
 RIDGE = 0.3  # in mean squared lengths of the features
@@ -84,7 +87,9 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
         f"{accuracy['crop']:.0f} % by the crop"
     ]
     methods = []
-    elsewhere = accuracy["object"] < OBJECT * accuracy["background"]
+    elsewhere = (
+        accuracy["object"] < OBJECT * accuracy["background"] and accuracy["crop"] < CROP_OF * accuracy["background"]
+    )
     if elsewhere:
         reasons.append("the class is in the background: neither crops nor other backgrounds, and larger steps")
     else:
