@@ -112,7 +112,7 @@ def read_photos(
         **splits,
         digests={split: digest(samples) for split, samples in splits.items()},
         skipped={_inside(listing.root, path): reason for path, reason in sorted((bad | bad_masks).items())},
-        val_held_out="val" not in listing.splits,
+        val_held_out="val" not in listing.splits or folds > 0,
     )
 
 
