@@ -3,6 +3,7 @@
 import sys
 import time
 import warnings
+from collections import Counter
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -15,19 +16,21 @@ from torch import nn
 from gta.acceleration.attention import ShortAttention
 from gta.attention.maps import logits_and_rows
 from gta.data.datasets import resolved
-from gta.data.loading import EpochSampler, loader, workers_for
+from gta.data.loading import EpochSampler, class_weights, loader, workers_for
 from gta.data.reading import Photos, read_photos
 from gta.data.transforms import TestViews, TrainViews, normalised
 from gta.devices import device_name
 from gta.errors import GtaError
-from gta.files import write_json
+from gta.files import write_json, write_text
 from gta.methods.base import Batches
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import load_source, new_target
 from gta.training.auto import AUTO, decide
+from gta.training.cross_validation import train_folds
 from gta.training.evidence import KeptAttention
 from gta.training.look import Look, looked_at
+from gta.training.model_card import CARD, model_card
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
 from gta.training.recorder import Recorder
@@ -61,6 +64,7 @@ def train(
     check_reuse(options, methods)
     out = Path(options.out)
     first = is_first_process()
+    folds = options.cross_validate > 0 and options.fold is None
     if first:
         check_out(out, resume=resume, overwrite=overwrite)
     if resume and (out / CONFIG).is_file():
@@ -74,6 +78,9 @@ def train(
         skip_unreadable=options.skip_unreadable,
         subset_list=options.subset_list,
         download=options.download,
+        val_fraction=options.val_fraction,
+        folds=options.cross_validate,
+        fold=options.fold,
     )
     source = load_for_training(options.source, options.image_size, options.heads)
     info = source_info(source)
@@ -89,7 +96,13 @@ def train(
     torch.manual_seed(options.seed)
     target = new_target(source, len(photos.classes))
     method = ComposedMethod(  # refuses what does not fit
-        target, source, methods, options.weight_schedule, options.weight_share, ShortAttention
+        target,
+        source,
+        methods,
+        options.weight_schedule,
+        options.weight_share,
+        ShortAttention,
+        class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
     )
     recorder = Recorder(out, photos.digests["train"])
     changing = bool(method.restarts or list(method.own.parameters()))
@@ -111,6 +124,8 @@ def train(
         views.store = None if stored is None else stored.store
     if first:
         open_folder(out, given, resume=resume, overwrite=overwrite)
+        if folds:
+            train_folds(given, train)
 
     _fit(trainer, method, photos, views, info, options, workers, stored)
     if not trainer.is_global_zero:
@@ -119,6 +134,7 @@ def train(
     if look is not None and method.crops:
         look.save(out, method.crops[0])
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
+    sizes = Counter(sample.label for sample in photos.train).values()
     results = {
         "method": given.method,
         "composed": options.method,  # what auto chose
@@ -131,6 +147,9 @@ def train(
         "subset_list": options.subset_list,
         "seed": options.seed,
         "epochs": options.epochs,
+        "cross_validate": options.cross_validate,
+        "fold": options.fold,
+        "balance": options.balance,
         "batch_size": _share(options, trainer) * trainer.world_size,
         "image_size": info.image_size,
         "lr": options.rates[0],
@@ -145,9 +164,19 @@ def train(
         "test_images": len(photos.test) if test else 0,
         "skipped_images": len(photos.skipped),
         "classes": len(photos.classes),
+        "smallest_class": min(sizes),
+        "largest_class": max(sizes),
         **recorder.last_epoch(),
         **evaluate(
-            target.to(device), source.to(device), info, photos, workers, out, test=test, explored=options.keep_attention
+            target.to(device),
+            source.to(device),
+            info,
+            photos,
+            workers,
+            out,
+            test=test,
+            explored=options.keep_attention,
+            folds=folds,
         ),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
@@ -160,6 +189,8 @@ def train(
     }
     if photos.skipped:
         write_json(out / "skipped.json", photos.skipped)
+    if test:
+        write_text(out / CARD, model_card(options, results))
     write_json(out / RESULTS, results)  # last: it makes the folder complete
     return results
 
@@ -195,7 +226,8 @@ def _fit(
     workers: int,
     stored: StoredRows | None,
 ) -> None:
-    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
+    labels = [sample.label for sample in photos.train] if options.balance == "sampler" else None
+    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size, labels)
     batch = _share(options, trainer)
     # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
     training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)
