@@ -21,7 +21,7 @@ from gta.training.run_folder import RESULTS, is_complete, read_options
 from gta.training.trained import Trained
 
 if TYPE_CHECKING:
-    pass
+    import pandas
 
 
 @dataclass(frozen=True)
