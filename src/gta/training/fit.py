@@ -11,7 +11,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from gta.acceleration.attention import ShortAttention
+from gta.acceleration.attention import QuickAttention
 from gta.attention.maps import logits_and_rows
 from gta.data.datasets import resolved
 from gta.data.loading import EpochSampler, loader, workers_for
@@ -79,7 +79,7 @@ def train(
     torch.manual_seed(options.seed)
     target = new_target(source, len(photos.classes))
     method = ComposedMethod(  # refuses what does not fit
-        target, source, methods, options.weight_schedule, options.weight_share, ShortAttention
+        target, source, methods, options.weight_schedule, options.weight_share, QuickAttention()
     )
     recorder = Recorder(out, photos.digests["train"])
     changing = bool(method.restarts or list(method.own.parameters()))
@@ -120,6 +120,7 @@ def train(
         "layer_decay": options.layer_decay,
         "weight_decay": options.weight_decay,
         "precision": str(trainer.precision),
+        "attention_kernel": method.attention.names(),
         "source": options.source,
         "source_coverage": info.coverage,
         "train_images": len(photos.train),
