@@ -15,7 +15,6 @@ from gta.errors import GtaError
 from gta.files import atomic_write
 from gta.training.module import FineTuning
 
-
 SAVE_EVERY = 60.0  # seconds
 
 

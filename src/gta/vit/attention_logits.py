@@ -169,7 +169,7 @@ class AttentionLogits(TorchFunctionMode):
         if key.shape[1] != query.shape[1]:  # grouped queries share a key
             keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         elif self.rows == "cls" and bias is None and _needs_gradient(query, key):
-            last = entered.captures[0] is self  # nobody else has still to see this call
+            last = entered.captures[:1] == [self]  # nobody else has still to see this call
             if last and not dropout_p and entered.attend is not None:
                 both = entered.attend(query, key, value, scale, first)
                 if both is not None:
