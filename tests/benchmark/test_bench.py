@@ -16,7 +16,7 @@ from gta.benchmark import growth, meters, steps
 from gta.benchmark.meters import MemoryTracker, compared, flops, interleaved, line_through, saved_bytes
 from gta.benchmark.options import Bench
 from gta.benchmark.rows import ROWS, Row, unfused, unfused_rows
-from gta.benchmark.setting import Setting, make_setting, transformers_peers
+from gta.benchmark.setting import COUNTED, Setting, make_setting, transformers_peers
 from gta.benchmark.steps import training_steps
 from gta.benchmark.whole_maps import whole_maps
 from gta.cli import main
@@ -175,7 +175,7 @@ def test_a_new_row_is_a_function(setting, monkeypatch):
     rows = training_steps(replace(setting, peers=None), rounds=2)["rows"]
     assert list(rows) == ["plain", "gta", "more"]
     extra = rows["more"]["flops_per_image"] - rows["plain"]["flops_per_image"]
-    assert extra == pytest.approx(2 * 13**3 / steps.COUNTED)
+    assert extra == pytest.approx(2 * 13**3 / COUNTED)
 
 
 def test_a_source_without_weights_is_measured_too(options):

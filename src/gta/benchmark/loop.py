@@ -52,6 +52,7 @@ def around_the_step(setting: Setting, rounds: int) -> dict[str, Any]:
         module = FineTuning(method, options, STEPS * options.epochs, lambda: (), normalise)
         ours, theirs = Recorder(Path(name), ""), _ByHand(setting, options, batches, normalise)
         make_trainer(options, [ours, theirs], changing=False).fit(module, batches)
+        method.to(setting.device)  # Lightning leaves both models on the CPU
     epochs = {"gta train": ours.epochs[1:], "by hand": theirs.epochs[1:]}
     seconds = {name: [e["seconds"] / STEPS for e in those] for name, those in epochs.items()}
     rows = {

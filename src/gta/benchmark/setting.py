@@ -22,6 +22,7 @@ from gta.training.trainer import resolve_precision
 from gta.vit.structure import resolve_layers, vit_info
 
 CLASSES = 10
+COUNTED = 2  # images that FLOPs are counted on and penalties compared on; per image both are the same for any number
 RANDOM = "random:"
 
 

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from gta.benchmark.meters import compared, flops, interleaved, peak_bytes, saved_bytes
 from gta.benchmark.rows import ROWS, Row, penalty_of, unfused, unfused_rows
-from gta.benchmark.setting import Setting, rows_flops, shape_of
+from gta.benchmark.setting import COUNTED, Setting, rows_flops, shape_of
 from gta.vit.attention_logits import AttentionLogits
 from gta.vit.capture import run_and_capture
 from gta.vit.structure import vit_info
-
-COUNTED = 2  # images that FLOPs are counted on and penalties compared on; per image both are the same for any number
 
 
 def training_steps(setting: Setting, rounds: int) -> dict[str, Any]:
