@@ -1,7 +1,9 @@
 """The device that is used where nobody says which, and what it can do."""
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -22,6 +24,14 @@ def has_fast_bf16(device: torch.device) -> bool:
 def bf16_where_fast(device: torch.device) -> torch.autocast:
     """To be entered around passes whose result is rounded anyway: bf16 autocast where the device is faster at it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bf16(device))
+
+
+def cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def device_name(device: torch.device) -> str:

@@ -15,13 +15,16 @@ from gta.errors import GtaError
 from gta.files import atomic_write
 from gta.training.module import FineTuning
 
+SAVE_EVERY = 60.0  # seconds
+
 
 class Diverged(GtaError):
     """The loss is no longer finite."""
 
 
 class Recorder(L.Callback):
-    """Writes `metrics.csv` and `last.ckpt` at the end of every epoch, each atomically.
+    """Writes `metrics.csv` at the end of every epoch; `last.ckpt` at the end of the first, of the last, and of those in
+    between where a minute has passed since it was written. Each atomically.
 
     The rows are part of the checkpoint, so that a resumed run's file has every epoch once.
     """
@@ -35,6 +38,7 @@ class Recorder(L.Callback):
         self.rows: list[dict[str, float]] = []
         self.epochs: list[dict[str, float]] = []
         self._steps: list[tuple[dict[str, float | Tensor], int]] = []  # of this epoch: values, images
+        self._saved = -math.inf  # when the checkpoint was written
         self._lr = self._started = self._ended = self._waited = 0.0
         self._trained: float | None = None  # seconds, once this epoch's validation has begun
 
@@ -114,14 +118,18 @@ class Recorder(L.Callback):
             print(f"epoch {epoch + 1} of {trainer.max_epochs}: {seen}", file=sys.stderr)
 
     def _save(self, trainer: L.Trainer) -> None:
-        new = self.folder / "last.ckpt.new"
-        trainer.save_checkpoint(new)  # on every process: sharded strategies gather here
         if trainer.is_global_zero:
             with atomic_write(self.folder / "metrics.csv") as table, table.open("w", newline="") as file:
                 writer = csv.DictWriter(file, self.COLUMNS)
                 writer.writeheader()
                 writer.writerows(self.rows)
-            os.replace(new, self.folder / "last.ckpt")  # last: what is resumed from it writes the table anew
+        due = trainer.current_epoch + 1 == trainer.max_epochs or time.perf_counter() - self._saved >= SAVE_EVERY
+        if trainer.strategy.broadcast(due):
+            new = self.folder / "last.ckpt.new"
+            trainer.save_checkpoint(new)  # on every process: sharded strategies gather here
+            self._saved = time.perf_counter()
+            if trainer.is_global_zero:
+                os.replace(new, self.folder / "last.ckpt")  # last: what is resumed from it writes the table anew
 
 
 def _check_finite(rows: list[dict[str, float]]) -> None:
