@@ -57,14 +57,14 @@ cat > "$work/plan.yaml" <<PLAN
 # One run that takes longer than a job may.
 data:
   world: {world: {val: 2, test: 4}, source: gta:butterflies, image_size: 96, precision: "32"}
-options: {epochs: ${EPOCHS:-80}, workers: 0}
+options: {epochs: ${EPOCHS:-20}, workers: 0}
 methods: {gta: {}}
 grid: {lr: [1.0e-4]}
 choose: []
 seeds: [0]
 PLAN
 gta study run "$work/plan.yaml" --out "$work/study" --launcher slurm --slurm.minutes 3 --slurm.cpus 1 \
-    2> >(grep -v -e sacct -e accounting >&2) &
+    2> >(grep -v -e sacct -e accounting) &
 study=$!
 while kill -0 $study 2> /dev/null; do
     squeue --noheader --format "%.12i %.9T %.6M of %l" | sed "s/^/$(date +%T) /"
