@@ -26,7 +26,15 @@ from gta.worlds.options import WorldOptions
 
 WORLD = WorldOptions(out="", classes=16, train=6, val=6, test=20, spurious=1.0)
 COMMON = TrainOptions(
-    data="", out="", source="gta:butterflies", image_size=96, batch_size=16, precision="32", devices=1, val_every=1000
+    data="",
+    out="",
+    source="gta:butterflies",
+    image_size=96,
+    batch_size=16,
+    precision="32",
+    devices=1,
+    val_every=1000,
+    keep_attention=12,
 )
 CHOSEN: dict[str, dict[str, Any]] = {
     "plain": {"method": "plain", "lr": 1e-4, "epochs": 15},
@@ -77,7 +85,7 @@ def run_demo(
     }
     draw_pictures(folder)
     write_json(folder / "demo.json", demo)
-    write_report(folder)
+    write_report(folder, folder / "report.html")
     return demo
 
 

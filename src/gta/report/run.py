@@ -54,27 +54,25 @@ class RunFiles:
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            GtaError: no complete run there, or one that cannot be read.
+            GtaError: no complete run there.
         """
         self.folder, self.name = folder, folder.resolve().name
         if not (folder / "results.json").is_file():
             begun = " Its training is not finished: go on with gta train --out FOLDER --resume."
             hint = begun if (folder / "config.yaml").is_file() else ""
             raise GtaError(f"{folder} is not a complete run: it has no results.json.{hint}")
-        try:
-            self.results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-            config = folder / "config.yaml"
-            self.options: dict[str, Any] = (
-                yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-            )
-            self.metrics = read_csv(folder / "metrics.csv")
-            self._rows = read_csv(folder / "predictions.csv")
-            self.features = _arrays(folder / "features.npz")
-            self.attention = _arrays(folder / "attention.npz")
-            kept = sorted((folder / "attention").glob("*.npz"))
-            self.epochs: list[Array] = [_arrays(path)["target"] for path in kept]
-        except (OSError, ValueError, KeyError, yaml.YAMLError, zipfile.BadZipFile) as error:
-            raise GtaError(f"{folder} cannot be read as a run ({type(error).__name__}: {error}).") from error
+        self.results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        config = folder / "config.yaml"
+        written = config.read_text(encoding="utf-8") if config.is_file() else "{}"
+        self.options: dict[str, Any] = yaml.safe_load(written)
+        if not (isinstance(self.results, dict) and isinstance(self.options, dict)):
+            raise ValueError("results.json and config.yaml must hold names with values")
+        self.metrics = read_csv(folder / "metrics.csv")
+        self._rows = read_csv(folder / "predictions.csv")
+        self.features = _arrays(folder / "features.npz")
+        self.attention = _arrays(folder / "attention.npz")
+        kept = sorted((folder / "attention").glob("*.npz"))
+        self.epochs: list[Array] = [_arrays(path)["target"] for path in kept]
 
     @cached_property
     def classes(self) -> list[str]:
