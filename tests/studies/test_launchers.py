@@ -118,8 +118,11 @@ def test_ctrl_c_leaves_a_study_that_goes_on(plan_file, undisturbed, tmp_path):
     thread.join(1)
     assert not list(out.glob("runs/*.failed"))
     assert not (out / "table.md").exists()
+    assert list(out.glob("runs/*/last.ckpt"))
+    moved = out.rename(tmp_path / "moved")  # with the worlds in it
+    words[words.index(str(out))] = str(moved)
     assert main(words) == 0
-    assert tables(out) == undisturbed
+    assert tables(moved) == undisturbed
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs ray")
