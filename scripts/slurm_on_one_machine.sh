@@ -73,6 +73,6 @@ done
 wait $study
 echo "--- the job's log"
 cat "$work"/study/slurm/*_log.out | grep -oE "\) - (Starting|Job has timed|Requeued|Exiting|Job completed).*" | sed "s/^) - //"
-echo "--- the run's epochs, by session"
-grep -hE "^epoch" "$work"/study/slurm/*_log.err | awk '$2 != last + 1 {print "from", $0} {last = $2; line = $0} END {print "to", line}'
+echo "--- the run's epochs, of all sessions"
+grep -hE "^epoch" "$work"/study/slurm/*_log.err | awk '{printf "%s ", $2} END {print ""}'
 cat "$work/study/table.md"
