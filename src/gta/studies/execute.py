@@ -27,7 +27,7 @@ from gta.training.fit import train
 from gta.training.options import TrainOptions
 from gta.training.recorder import Diverged
 from gta.training.results import read_results
-from gta.training.run_folder import CHECKPOINT, WEIGHTS, is_complete
+from gta.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS, config_text, is_complete
 
 State = Literal["missing", "complete", "diverged", "failed"]
 
@@ -87,7 +87,10 @@ def execute(folder: Path) -> None:
         kept = ""
         try:
             given = json.loads(_beside(folder, "json").read_text(encoding="utf-8"))
-            train(TrainOptions(**given["options"], out=str(folder)), resume=True, test=given["test"])
+            options = TrainOptions(**given["options"], out=str(folder))
+            if (folder / CONFIG).is_file() and not is_complete(folder):
+                write_text(folder / CONFIG, config_text(options))  # the same run, but its data may lie elsewhere by now
+            train(options, resume=True, test=given["test"])
             kept = WEIGHTS if given["test"] else ""
         except Diverged as error:
             write_text(_beside(folder, "diverged"), f"{error}\n")
