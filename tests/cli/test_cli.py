@@ -236,9 +236,11 @@ def test_resume_takes_the_runs_own_options_first(tmp_path):
     assert read("--lr", "7", "--resume", out) == (7, 3)
     assert read("--config", str(other), out, "--resume") == (0.5, 4)
     assert read("--resume", "--config", str(other), out, "--epochs", "5") == (0.5, 5)
-    for words in ([out], ["--resume", f"--out={tmp_path}"], ["--resume", "--out"]):
+    for words in ([out], ["--resume", "--out"]):
         with pytest.raises(SystemExit):
             parse(["train", *words])
+    with pytest.raises(gta.GtaError, match="holds no run"):
+        parse(["train", "--resume", f"--out={tmp_path}"])
 
 
 def test_public_api():

@@ -97,8 +97,9 @@ class RowStore:
         """One process at a time; what processes that died have left half done is removed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "lock"):  # let go when the process ends, however it ends
-            for unfinished in self.folder.glob(".*.new-*"):
+            for unfinished in self.folder.glob(".*.new"):
                 shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.with_suffix(".lock").unlink(missing_ok=True)
             (self.folder / "key.json").write_text(json.dumps(self._key, indent=2, sort_keys=True), encoding="utf-8")
             yield
 

@@ -26,7 +26,8 @@ from gta.sources.info import source_info
 from gta.training.module import FineTuning
 from gta.training.optimiser import parameter_groups
 from gta.training.options import TrainOptions
-from gta.training.recorder import Recorder
+from gta.training.recorder import Checkpoints, Recorder
+from gta.training.run_folder import RunFolder
 from gta.training.trainer import make_trainer
 
 STEPS = 4  # of an epoch
@@ -54,8 +55,9 @@ def pipeline(setting: Setting, rounds: int) -> dict[str, Any]:
         normalise = partial(normalised, mean=info.mean, std=info.std)
         method = ComposedMethod(setting.target, setting.source, [Plain()], around_target=ShortAttention)
         module = FineTuning(method, options, STEPS * options.epochs, lambda: (), normalise)
-        recorder, by_hand = Recorder(folder, ""), _ByHand(setting, options, batches, normalise)
-        trainer = make_trainer(options, [recorder, by_hand], changing=False)
+        run = RunFolder(folder, resume=False, overwrite=False)
+        recorder, by_hand = Recorder(run), _ByHand(setting, options, batches, normalise)
+        trainer = make_trainer(options, [recorder, by_hand], Checkpoints(run), changing=False)
         trainer.fit(module, batches)
     ours, theirs = ([e["seconds"] / STEPS for e in epochs[1:]] for epochs in (recorder.epochs, by_hand.epochs))
     return {

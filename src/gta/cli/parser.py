@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from inspect import BoundArguments, Parameter, signature
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -18,6 +20,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, Namespace
 
 from gta import __version__
+from gta.cli.boundary import open_streams, outside_cause
 from gta.errors import GtaError
 from gta.registry import Registry
 
@@ -141,20 +144,37 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Entry point; returns the exit status.
+
+    0; 1 for a fault of this package's own; 2 for bad input and whatever else fails outside of it; 130 after Ctrl-C.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command, given = parse(words)
+    name, how_to_go_on = f"gta {words[0]}" if words else "gta", lambda: ""
+    open_streams()
     try:
+        command, given = parse(words)
+        how_to_go_on = partial(command.interrupted, given)
         call = command.bind(given)
         command.run(*call.args, **call.kwargs)
-    except GtaError as error:
-        print(f"gta {words[0]}: {error}", file=sys.stderr)
-        return 2
+        sys.stdout.flush()  # so that a full disk is told here
+    except KeyboardInterrupt:
+        _say(f"\n{name}: stopped.", how_to_go_on())
+        return INTERRUPTED
     except BrokenPipeError:  # nobody reads on, as in gta methods | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print(f"\ngta {words[0]}: stopped.", file=sys.stderr)
-        if hint := command.interrupted(given):
-            print(hint, file=sys.stderr)
-        return INTERRUPTED
+    except GtaError as error:
+        _say(f"{name}: {error}")
+        return 2
+    except Exception as error:
+        if (cause := outside_cause(error)) is None:
+            traceback.print_exc()
+            _say(f"{name}: this is a fault of gta-vit {__version__} itself: please report it with the lines above.")
+            return 1
+        _say(f"{name}: {cause}", how_to_go_on())
+        return 2
     return 0
+
+
+def _say(*lines: str) -> None:
+    for line in filter(None, lines):
+        print(line, file=sys.stderr)

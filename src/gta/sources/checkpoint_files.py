@@ -4,6 +4,7 @@ timm's and Lightning's readers know neither the wrappers of self-supervised trai
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
 import re
@@ -23,6 +24,16 @@ _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _MAX_GROWTH = 10  # times that an archive of weights may grow when unpacked; weights hardly compress at all
 _SLACK = 1 << 20
+CHECKSUM = "sha256"  # in a .safetensors file's metadata: of its tensors, as gta train writes them
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, as 64 hex digits."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -72,7 +83,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(tensors):
+            raise ValueError("its tensors are not those that were saved")
+        return tensors, metadata
     if zipfile.is_zipfile(path):  # refuse a bomb by what its directory says, before anything is unpacked
         with zipfile.ZipFile(path) as archive:
             _check_growth(path, sum(entry.file_size for entry in archive.infolist()), "it is compressed")

@@ -29,11 +29,9 @@ from gta.studies.grid import Trial, read_grid, same_budget, shipped_grid, trials
 from gta.studies.statistics import holm, mean_and_spread, paired
 from gta.tables import markdown, plus_minus, write_csv
 from gta.training.fit import load_for_training, train
-from gta.training.recorder import Diverged
-from gta.training.run_folder import CHECKPOINT, WEIGHTS
+from gta.training.run_folder import CHECKPOINT, DIVERGED, WEIGHTS, Diverged
 
 PLAN = "compare.yaml"
-DIVERGED = "diverged.txt"
 FIRST_GRID_SEED = 100
 MEASURES = {
     "val_top1": "val", "test_top1": "test", "object_mass": "object mass", "jaccard": "jaccard", "drift": "drift",

@@ -2,6 +2,8 @@
 
 import time
 import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,49 +22,80 @@ from gta.data.transforms import TestViews, TrainViews, normalised
 from gta.devices import device_name
 from gta.errors import GtaError
 from gta.files import write_json
-from gta.methods.base import Batches
+from gta.methods.base import Batches, Method
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
-from gta.sources.info import SourceInfo, source_info
+from gta.sources.info import SourceInfo, digest, source_info
 from gta.sources.loading import load_source, new_target
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
-from gta.training.recorder import Recorder
-from gta.training.results import evaluate, git_state, read_results, versions
-from gta.training.run_folder import CHECKPOINT, CONFIG, RESULTS, check_out, is_complete, open_folder, read_options
+from gta.training.recorder import Checkpoints, Recorder
+from gta.training.results import evaluate, git_state, versions
+from gta.training.run_folder import (
+    CHECKPOINT,
+    CIRCUMSTANCES,
+    DIVERGED,
+    RESULTS,
+    Diverged,
+    RunFolder,
+    check_finite,
+    is_complete,
+    read_options,
+    read_results,
+)
 from gta.training.stored_rows import StoredRows, check_reuse, stored_rows
 from gta.training.trainer import is_first_process, make_trainer
 
 
 def train(
-    options: TrainOptions, *, resume: bool = False, overwrite: bool = False, test: bool = True
+    options: TrainOptions,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_finite: bool = False,
+    test: bool = True,
 ) -> dict[str, Any] | None:
     """Train, evaluate once on test, and write the run folder.
 
     Args:
         options: of the run.
         resume: go on with an unfinished run in `options.out`; a complete one is returned as it is.
-        overwrite: replace a run in `options.out`.
+        overwrite: replace a run in `options.out`, once the new one has a checkpoint.
+        keep_finite: where the training diverges, end with the weights of its last finite epoch instead of an error.
         test: False leaves the test images alone, for runs that only choose settings; their measures are None.
 
     Returns:
         The content of results.json; None on all but the first of several processes.
 
     Raises:
-        GtaError: bad input; nothing is written then.
+        GtaError: bad input; nothing is written then, and what was there stays.
+        Diverged: a loss, weights or measures that are not finite; the folder says so.
         KeyboardInterrupt: the user stopped it; the folder can be resumed.
     """
     began = time.perf_counter()
     options = replace(options, settings=complete_settings(options.method, options.settings))
     methods = make_methods(options)
     check_reuse(options, methods)
-    out = Path(options.out)
+    folder = RunFolder(Path(options.out), resume=resume, overwrite=overwrite)
+    with folder.held() if is_first_process() else nullcontext():
+        return _train(options, methods, folder, keep_finite, test, began)
+
+
+def _train(
+    options: TrainOptions,
+    methods: Sequence[Method],
+    folder: RunFolder,
+    keep_finite: bool,
+    test: bool,
+    began: float,
+) -> dict[str, Any] | None:
     first = is_first_process()
-    if first:
-        check_out(out, resume=resume, overwrite=overwrite)
-    if resume and (out / CONFIG).is_file():
-        _check_same(read_options(out), options)
-        if is_complete(out):
-            return read_results(out) if first else None
+    if folder.begun:
+        before = read_options(folder.out)
+        check_same(before, options)
+        if is_complete(folder.out) and resolved(before.data) == resolved(options.data):
+            return read_results(folder.out) if first else None
+        if (folder.out / DIVERGED).is_file() and not keep_finite:
+            raise Diverged((folder.out / DIVERGED).read_text(encoding="utf-8").strip())
     photos = read_photos(
         options.data,
         fraction=options.fraction,
@@ -80,9 +113,13 @@ def train(
     method = ComposedMethod(  # refuses what does not fit
         target, source, methods, options.weight_schedule, options.weight_share, ShortAttention
     )
-    recorder = Recorder(out, photos.digests["train"])
+    found = {"training images": photos.digests["train"], "validation images": photos.digests["val"]}
+    folder.identify(options, {**found, "source": digest(source)})
+    if folder.begun and is_complete(folder.out):
+        return read_results(folder.out) if first else None
+    recorder = Recorder(folder)
     changing = bool(method.restarts or list(method.own.parameters()))
-    trainer = make_trainer(options, [recorder], changing=changing)
+    trainer = make_trainer(options, [recorder], Checkpoints(folder), changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     views = TrainViews(
         photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set
@@ -94,17 +131,19 @@ def train(
             stored = stored_rows(options, methods, photos, info, views, method, workers)
         views.store = None if stored is None else stored.store
     if first:
-        open_folder(out, options, resume=resume, overwrite=overwrite)
+        folder.open(options)
 
-    _fit(trainer, method, photos, views, info, options, workers, stored)
+    diverged = _fit(trainer, method, photos, views, info, options, workers, stored, folder, recorder, keep_finite)
     if not trainer.is_global_zero:
         return None
     method.finish()
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
     tested = photos if test else replace(photos, test=())
     results = {
+        "run_id": folder.id,
         "method": options.method,
         **method.describe(),
+        "diverged": diverged,
         "final_weight": recorder.rows[-1].get("weight"),
         "views": options.views if options.reuse else None,
         "views_seed": options.views_set if options.reuse else None,
@@ -127,7 +166,7 @@ def train(
         "skipped_images": len(photos.skipped),
         "classes": len(photos.classes),
         **recorder.last_epoch(),
-        **evaluate(target.to(device), source.to(device), info, tested, workers, out),
+        **evaluate(target.to(device), source.to(device), info, tested, workers, folder),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
         "device": device_name(device),
@@ -137,9 +176,11 @@ def train(
         "git": git_state(),
         "versions": versions(),
     }
+    check_finite("the measures are", results)
     if photos.skipped:
-        write_json(out / "skipped.json", photos.skipped)
-    write_json(out / RESULTS, results)  # last: it makes the folder complete
+        write_json(folder.path / "skipped.json", photos.skipped)
+    (folder.path / DIVERGED).unlink(missing_ok=True)
+    write_json(folder.path / RESULTS, results)  # last: it makes the folder complete
     return results
 
 
@@ -173,7 +214,11 @@ def _fit(
     options: TrainOptions,
     workers: int,
     stored: StoredRows | None,
-) -> None:
+    folder: RunFolder,
+    recorder: Recorder,
+    keep_finite: bool,
+) -> str | None:
+    """Train; what is said of a divergence whose last finite epoch is kept."""
     sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
     batch = _share(options, trainer)
     # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
@@ -184,16 +229,25 @@ def _fit(
     normalise = partial(normalised, mean=info.mean, std=info.std)
     images = _training_images(photos, info, options, workers)
     module = FineTuning(method, options, steps, images, normalise, None if stored is None else stored.replay)
-    checkpoint = Path(options.out) / CHECKPOINT
+    checkpoint = folder.path / CHECKPOINT
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", ".*(LeafSpec|does not have many workers|in eval mode|lr_scheduler.step|Total length of).*"
         )
         try:
-            resumed = str(checkpoint) if checkpoint.is_file() else None
+            resumed = str(checkpoint) if folder.begun and checkpoint.is_file() else None
             trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
         except SystemExit as stop:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from stop
+        except Diverged as error:
+            checkpoint = folder.path / CHECKPOINT
+            if not (keep_finite and checkpoint.is_file()):
+                raise
+            state = Checkpoints(folder).load_checkpoint(checkpoint)
+            module.load_state_dict(state["state_dict"])
+            recorder.load_state_dict(state["callbacks"]["Recorder"])
+            return str(error)
+    return None
 
 
 def _training_images(photos: Photos, info: SourceInfo, options: TrainOptions, workers: int) -> Batches:
@@ -202,15 +256,10 @@ def _training_images(photos: Photos, info: SourceInfo, options: TrainOptions, wo
     return lambda: ((x, y) for x, y, _ in loader(views, options.batch_size, workers))
 
 
-def _check_same(before: TrainOptions, now: TrainOptions) -> None:
+def check_same(before: TrainOptions, now: TrainOptions) -> None:
     for field in fields(TrainOptions):
         old, new = getattr(before, field.name), getattr(now, field.name)
-        same = (
-            old == new
-            or (field.name == "data" and resolved(old) == resolved(new))
-            or (field.name in ("source", "subset_list") and old and new and Path(old).resolve() == Path(new).resolve())
-        )
-        if not same and field.name not in ("out", "workers", "devices", "download", "reuse_dir"):
+        if old != new and field.name not in CIRCUMSTANCES:
             raise GtaError(
                 f"--resume goes on with {field.name}={old}, but {field.name}={new} was given. Leave it out, or "
                 "start another run with another --out."

@@ -1,10 +1,8 @@
 """What a trained run comes to: its model on validation and test, and the content of results.json."""
 
-import json
 import platform
 import subprocess
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,17 +11,17 @@ from gta.attention.plots import draw_maps
 from gta.data.reading import Photos
 from gta.sources.info import SourceInfo
 from gta.training.evaluate import measure, validate
-from gta.training.run_folder import RESULTS, save_weights
+from gta.training.run_folder import RunFolder, save_weights
 
 OF_MASKS = ("object_mass", "source_object_mass", "jaccard", "source_jaccard", "drift")
 
 
 def evaluate(
-    target: nn.Module, source: nn.Module, info: SourceInfo, photos: Photos, workers: int, out: Path
+    target: nn.Module, source: nn.Module, info: SourceInfo, photos: Photos, workers: int, folder: RunFolder
 ) -> dict[str, Any]:
     """Save the model, measure it on val and test, and draw what it looks at."""
     save_weights(
-        out,
+        folder.path,
         target,
         {
             "format": "pt",
@@ -32,6 +30,7 @@ def evaluate(
             "mean": ",".join(map(str, info.mean)),
             "std": ",".join(map(str, info.std)),
             "classes": list(photos.classes),
+            "run_id": folder.id,
         },
     )
     val_top1, val_loss = validate(target, info, photos.val, workers=workers) if photos.val else (None, None)
@@ -44,12 +43,10 @@ def evaluate(
     if photos.test:
         tested = measure(target, source, info, photos.test, workers=workers)
         results |= {"test_top1": tested.pop("top1"), **tested}
-        draw_maps(source, {"fine-tuned": target}, info, photos.test, photos.classes, out / "maps" / "attention.png")
+        draw_maps(
+            source, {"fine-tuned": target}, info, photos.test, photos.classes, folder.path / "maps" / "attention.png"
+        )
     return results
-
-
-def read_results(out: Path) -> dict[str, Any]:
-    return dict(json.loads((out / RESULTS).read_text(encoding="utf-8")))
 
 
 def versions() -> str:

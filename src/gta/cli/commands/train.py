@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from gta.cli.commands.methods import described_methods
 from gta.cli.console import print_values
 from gta.cli.parser import Command, OptionParser, documented
+from gta.errors import GtaError
 from gta.training.options import TrainOptions
 
 
@@ -33,25 +34,38 @@ def add_options(parser: OptionParser, words: Sequence[str]) -> None:
     early = PlainParser(add_help=False, allow_abbrev=False)
     early.add_argument("--out", nargs="?")
     early.add_argument("--resume", action="store_true")
+    early.add_argument("--data", nargs="?")
+    early.add_argument("--config", nargs="?")
     given, _ = early.parse_known_args(words)
     if given.resume and given.out:
-        parser.default_config_files = [escape(str(Path(given.out) / "config.yaml"))]
+        config = Path(given.out) / "config.yaml"
+        if not (config.is_file() or given.data or given.config or {"-h", "--help"} & set(words)):
+            raise GtaError(f"--resume: {given.out} holds no run (no {config}). To begin one there, give its --data.")
+        parser.default_config_files = [escape(str(config))]
 
 
 def how_to_go_on(given: Namespace) -> str:
     """What to say after Ctrl-C."""
-    begun = (Path(given.out) / "config.yaml").is_file()
+    begun = (Path(given.out) / "config.yaml").is_file() and not (Path(given.out) / "results.json").exists()
     return f"Go on with: gta train --out {given.out} --resume" if begun else ""
 
 
 @partial(Command, add_options=add_options, interrupted=how_to_go_on)
-def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = False, **others: Any) -> None:
+def train(
+    options: TrainOptions,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_finite: bool = False,
+    **others: Any,
+) -> None:
     """Train, and print the results.
 
     Args:
         options: Of the training.
         resume: Go on with the unfinished run in --out.
-        overwrite: Replace a run in --out.
+        overwrite: Replace a run in --out, once the new one has its first checkpoint.
+        keep_finite: Where the training diverges, end with the weights of its last finite epoch instead of an error.
         others: By method, those of its options --NAME.FIELD; they go over --settings and config.yaml.
     """
     from gta.training.fit import train as run
@@ -61,7 +75,7 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         given = {k: v for k, v in vars(others.get(name, Namespace())).items() if v is not None}
         if given:
             settings[name] = {**settings.get(name, {}), **given}
-    results = run(replace(options, settings=settings), resume=resume, overwrite=overwrite)
+    results = run(replace(options, settings=settings), resume=resume, overwrite=overwrite, keep_finite=keep_finite)
     if results is not None:
         out = Path(options.out)
         print_values(results, str(out))

@@ -30,7 +30,7 @@ def unpacked(folder: Path, classes: Sequence[str], items: Iterator[Item]) -> Lis
     """
     if not (folder / _CLASSES).is_file():
         first = [*islice(items, 1)]  # what is not there is noticed before any folder is made
-        with atomic_folder(folder, replace=True) as new:
+        with atomic_folder(folder) as new:
             for number, (split, label, suffix, content) in enumerate(chain(first, items)):
                 path = new / split / f"{label:04}" / f"{number:07}{suffix}"
                 path.parent.mkdir(parents=True, exist_ok=True)
