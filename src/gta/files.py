@@ -154,7 +154,8 @@ def reading(path: Path, what: str, way_out: str = "") -> Iterator[None]:
     except GtaError:
         raise
     except OSError as error:
-        raise GtaError(f"{path} cannot be read: {error.strerror or error}. {way_out}".rstrip()) from error
+        where = path if error.filename is None else os.fsdecode(error.filename)  # may be one inside of it
+        raise GtaError(f"{where} cannot be read: {error.strerror or error}. {way_out}".rstrip()) from error
     except Exception as error:  # parsers raise errors of many kinds on damaged files
         line = str(error).strip().partition("\n")[0][:160] or "no more is known"
         raise GtaError(

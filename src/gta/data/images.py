@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,8 @@ T = TypeVar("T")
 
 _KINDS = ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .webp .tif .tiff .heic .heif .avif .jp2 .tga .ppm .pgm .pbm .pnm"
 SUFFIXES = frozenset(_KINDS.split())
+MAX_PIXELS = 120_000_000  # of one image; decoding takes up to ten bytes for each
+_CHUNK = 1 << 20
 
 
 def is_image_name(path: Path) -> bool:
@@ -42,7 +45,7 @@ def open_rgb(path: str | Path) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def open_mask(path: str | Path, kind: str = "any") -> Image.Image:
@@ -84,9 +87,22 @@ def open_objects(path: str | Path, kind: str = "any") -> Image.Image:
 
 
 def _open_upright(path: str | Path) -> Image.Image:
-    with Image.open(path) as file:
+    with _opened(path) as file:
         file.load()
         return ImageOps.exif_transpose(file)
+
+
+def _opened(path: str | Path) -> Image.Image:
+    """Its header read and its size checked, nothing decoded."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        raise OSError("it is not a regular file")
+    image = Image.open(path)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise ValueError(
+            f"it has {image.width}×{image.height} px, more than {MAX_PIXELS // 1_000_000} megapixels: make it smaller"
+        )
+    return image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -132,14 +148,28 @@ def readable(images: Sequence[str]) -> list[Path]:
 
 def _inspect(path: Path) -> tuple[str, tuple[int, int]] | str:
     try:
-        content = path.read_bytes()
-        if not content:
-            return "empty file"
-        return hashlib.sha256(content).hexdigest(), open_rgb(path).size
+        with _opened(path) as file:
+            if file.format != "JPEG":
+                return _digest(path), open_rgb(path).size
+            width, height = file.size
+            file.draft(file.mode, (1, 1))  # all of the file is read, and an eighth of the pixels computed
+            small, upright = file.size, ImageOps.exif_transpose(file).size
+        return _digest(path), (width, height) if small == upright else (height, width)
     except Image.DecompressionBombError as error:
         return str(error)
     except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
+        if path.is_file() and path.stat().st_size == 0:
+            return "empty file"
         return f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160]
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            sha.update(chunk)
+    return sha.hexdigest()
 
 
 class ImageCache:
