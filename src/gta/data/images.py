@@ -36,7 +36,11 @@ def open_rgb(path: str | Path) -> Image.Image:
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: what Pillow raises for a damaged file.
     """
-    image = _open_upright(path)
+    return as_rgb(_open_upright(path))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as 8-bit RGB, see `open_rgb`."""
     if image.mode.startswith(("I", "F")):
         image = _eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -136,10 +140,17 @@ def _inspect(path: Path) -> tuple[str, tuple[int, int]] | str:
         if not content:
             return "empty file"
         return hashlib.sha256(content).hexdigest(), open_rgb(path).size
-    except Image.DecompressionBombError as error:
-        return str(error)
     except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
-        return f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160]
+        return why_unreadable(path, error)
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """What reading an image file raised, as a short reason."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, Image.DecompressionBombError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160]
 
 
 class ImageCache:
