@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+
+import gta
 
 SHARED = Path(__file__).parents[2] / "shared"
 HAS_COMPILER = torch.cuda.is_available() or any(map(shutil.which, ("g++", "clang++", "c++")))  # torch.compile's
@@ -95,3 +98,15 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def make_photos(tmp_path: Path) -> Callable[..., Path]:
     return lambda **more: write_photos(tmp_path / "photos", **more)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> gta.Run:
+    """A small run, trained once; its data and source lie beside its folder. Tests only read it."""
+    root = tmp_path_factory.mktemp("finished")
+    data = write_photos(root / "photos", {"train": 6, "val": 4, "test": 5})
+    args = {**TINY, "img_size": 40}
+    metadata = {"architecture": "vit_tiny_patch16_224", "model_args": json.dumps(args)}
+    save_file(tiny_vit(num_classes=0).state_dict(), root / "source.safetensors", metadata)
+    source = str(root / "source.safetensors")
+    return gta.fit(data, root / "run", source=source, image_size=40, epochs=6, batch_size=6, lr=1e-3, method="plain")

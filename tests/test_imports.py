@@ -39,9 +39,10 @@ MAY_IMPORT = {  # room -> rooms, besides BASE
     "demo": {"worlds", "training", "studies", "data", "attention", "sources", "report"},
     "benchmark": {"vit", "guided", "acceleration", "methods", "sources", "data", "training"},
     "integrations": {"guided"},
-    "__init__": {"guided", "sources"},
+    "run": {"training", "report"},
+    "__init__": {"guided", "sources", "data", "run"},
     "cli": {"vit", "distances", "schedules", "guidance", "sources", "methods", "data", "attention", "training",
-            "studies", "worlds", "report", "demo", "benchmark"},
+            "studies", "worlds", "report", "demo", "benchmark", "run"},
 }  # fmt: skip
 
 

@@ -11,14 +11,19 @@ from gta.files import write_text
 Rows = Sequence[Mapping[str, Any]]
 
 
-def write_csv(path: Path, rows: Rows) -> None:
+def csv_text(rows: Rows) -> str:
     """All columns of all rows, in order of appearance; None is left empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    """`csv_text` in a file."""
+    write_text(path, csv_text(rows))
 
 
 def append_csv(path: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:

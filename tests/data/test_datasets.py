@@ -19,7 +19,7 @@ from gta.data.datasets import DATASETS, list_data, resolved
 from gta.data.images import open_mask
 from gta.data.reading import read_photos
 from gta.data.sample import DataSet, Listing, Sample
-from gta.training.predict import evaluate_run
+from gta.training.measure_run import evaluate_run
 from gta.training.run_folder import read_options
 from tests.data import archives
 

@@ -25,6 +25,7 @@ from gta.errors import GtaError
 from gta.registry import Registry
 
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
+OWN_FAULT = 70  # sysexits.h calls it EX_SOFTWARE
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,12 @@ class Command:
     """A function, and what its signature and docstring do not say.
 
     Attributes:
-        run: the function.
+        run: the function; what it returns, if anything, is the exit status.
         add_options: gives the parser more options, seeing the words after the command; `run` takes them by `**others`.
         interrupted: what to say after Ctrl-C to one who gave these values; "" for nothing.
     """
 
-    run: Callable[..., None]
+    run: Callable[..., int | None]
     add_options: Callable[[OptionParser, Sequence[str]], None] = lambda parser, words: None
     interrupted: Callable[[Namespace], str] = lambda given: ""
 
@@ -146,7 +147,8 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status.
 
-    0; 1 for a fault of this package's own; 2 for bad input and whatever else fails outside of it; 130 after Ctrl-C.
+    0; 1 where a command did a part; 2 for bad input and whatever else fails outside of this package; 70 for a fault of
+    its own; 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     name, how_to_go_on = f"gta {words[0]}" if words else "gta", lambda: ""
@@ -155,8 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, given = parse(words)
         how_to_go_on = partial(command.interrupted, given)
         call = command.bind(given)
-        command.run(*call.args, **call.kwargs)
+        status = command.run(*call.args, **call.kwargs) or 0
         sys.stdout.flush()  # so that a full disk is told here
+        return status
     except KeyboardInterrupt:
         _say(f"\n{name}: stopped.", how_to_go_on())
         return INTERRUPTED
@@ -169,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (cause := outside_cause(error)) is None:
             traceback.print_exc()
             _say(f"{name}: this is a fault of gta-vit {__version__} itself: please report it with the lines above.")
-            return 1
+            return OWN_FAULT
         _say(f"{name}: {cause}", how_to_go_on())
         return 2
     return 0

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch.utils.data
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
@@ -39,7 +39,11 @@ def open_rgb(path: str | Path) -> Image.Image:
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: what Pillow raises for a damaged file.
     """
-    image = _open_upright(path)
+    return as_rgb(_open_upright(path))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as 8-bit RGB, see `open_rgb`."""
     if image.mode.startswith(("I", "F")):
         image = _eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -92,15 +96,19 @@ def _open_upright(path: str | Path) -> Image.Image:
         return ImageOps.exif_transpose(file)
 
 
+class _Unsuitable(ValueError):
+    """A file that is not even tried."""
+
+
 def _opened(path: str | Path) -> Image.Image:
     """Its header read and its size checked, nothing decoded."""
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
-        raise OSError("it is not a regular file")
+        raise _Unsuitable("no regular file")
     image = Image.open(path)
     if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise ValueError(
-            f"it has {image.width}×{image.height} px, more than {MAX_PIXELS // 1_000_000} megapixels: make it smaller"
+        raise _Unsuitable(
+            f"{image.width}×{image.height} px are more than {MAX_PIXELS // 1_000_000} megapixels: make it smaller"
         )
     return image
 
@@ -153,14 +161,22 @@ def _inspect(path: Path) -> tuple[str, tuple[int, int]] | str:
                 return _digest(path), open_rgb(path).size
             width, height = file.size
             file.draft(file.mode, (1, 1))  # all of the file is read, and an eighth of the pixels computed
-            small, upright = file.size, ImageOps.exif_transpose(file).size
-        return _digest(path), (width, height) if small == upright else (height, width)
-    except Image.DecompressionBombError as error:
-        return str(error)
+            lying = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            ImageOps.exif_transpose(file)
+        return _digest(path), (height, width) if lying else (width, height)
     except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
-        if path.is_file() and path.stat().st_size == 0:
-            return "empty file"
-        return f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160]
+        return why_unreadable(path, error)
+
+
+def why_unreadable(path: Path, error: Exception) -> str:
+    """What reading an image file raised, as a short reason."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if path.is_file() and path.stat().st_size == 0:
+        return "empty file"
+    if isinstance(error, (Image.DecompressionBombError, _Unsuitable)):
+        return str(error)
+    return f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160]
 
 
 def _digest(path: Path) -> str:

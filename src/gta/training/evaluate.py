@@ -1,6 +1,7 @@
 """Accuracy and attention of a model on a split, in float32."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,25 +13,32 @@ from gta.data.loading import loader
 from gta.data.sample import Sample
 from gta.data.transforms import TestViews
 from gta.sources.info import SourceInfo
+from gta.vit.outputs import Features
 from gta.vit.structure import vit_info
 
 Measures = dict[str, float | None]
 
 
-def validate(
-    model: nn.Module, info: SourceInfo, samples: Sequence[Sample], *, batch_size: int = 32, workers: int = 0
-) -> tuple[float, float]:
-    """Share of samples whose first guess is right, in percent, and the mean cross-entropy (nats)."""
-    views = TestViews(samples, info.image_size, info.mean, info.std)
-    device = next(model.parameters()).device
-    model.eval()
-    hits, loss = 0, 0.0
-    with torch.no_grad():
-        for images, labels, _ in loader(views, batch_size, workers):
-            logits = model(images.to(device)).cpu()
-            hits += int((logits.argmax(-1) == labels).sum())
-            loss += float(cross_entropy(logits, labels, reduction="sum"))
-    return 100 * hits / len(samples), loss / len(samples)
+@dataclass(frozen=True)
+class Batch:
+    """What a model and its source made of some images, in the order of their split.
+
+    Attributes:
+        images: (B, 3, size, size), normalised.
+        labels: (B,) int64.
+        logits: (B, classes) of the model.
+        features: (B, width) of the source: its classifier's input.
+        rows, source_rows: per layer (B, H, P + N), as from `logits_and_rows`.
+        drift: per layer (B, H): the mean squared difference of their patch tokens.
+    """
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+    features: Tensor
+    rows: list[Tensor]
+    source_rows: list[Tensor]
+    drift: list[Tensor]
 
 
 def measure(
@@ -41,6 +49,7 @@ def measure(
     *,
     batch_size: int = 32,
     workers: int = 0,
+    watch: Callable[[Batch], None] | None = None,
 ) -> Measures:
     """Accuracy of the model, its attention's quality and the source's, and the drift between them.
 
@@ -48,22 +57,30 @@ def measure(
         model, source: on one device; of the same depth, heads and token grid.
         info: image size and normalisation.
         samples: at least one.
+        watch: called with every batch and what the models made of it.
 
     Returns:
-        `top1` (percent), `drift`, and, over the samples with a mask (None where no sample has one),
-        `object_mass`, `source_object_mass`, `jaccard`, `source_jaccard`. See docs/measures.md.
+        `top1` (percent), `loss` (mean cross-entropy, nats), `drift`, and, over the samples with a mask (None where no
+        sample has one), `object_mass`, `source_object_mass`, `jaccard`, `source_jaccard`. See docs/measures.md.
     """
     views = TestViews(samples, info.image_size, info.mean, info.std)
     device = next(model.parameters()).device
     prefixes = vit_info(model).prefix_tokens, vit_info(source).prefix_tokens
-    hits, drift, masked = 0, 0.0, 0
+    hits, loss, drift, masked = 0, 0.0, 0.0, 0
+    captured = Features(vit_info(source))
     sums = dict.fromkeys(("object_mass", "source_object_mass", "jaccard", "source_jaccard"), 0.0)
     for images, labels, masks in loader(views, batch_size, workers):
         images = images.to(device)
         logits, rows = logits_and_rows(model, images)
-        _, source_rows = logits_and_rows(source, images)
-        hits += int((logits.argmax(-1).cpu() == labels).sum())
-        drift += len(labels) * _drift(rows, source_rows, prefixes[0])
+        with captured:
+            _, source_rows = logits_and_rows(source, images)
+        logits = logits.float().cpu()
+        hits += int((logits.argmax(-1) == labels).sum())
+        loss += float(cross_entropy(logits, labels, reduction="sum"))
+        apart = _drift(rows, source_rows, prefixes[0])
+        drift += float(torch.stack(apart).mean(0).mean(-1).sum())
+        if watch is not None:
+            watch(Batch(images, labels, logits, captured.read(images), rows, source_rows, apart))
         has = ~masks.isnan().any(-1).any(-1)
         if has.any():
             masked += int(has.sum())
@@ -74,11 +91,12 @@ def measure(
                 sums[which + "jaccard"] += float(jaccard(attention, mask, grid).sum())
     return {
         "top1": 100 * hits / len(samples),
+        "loss": loss / len(samples),
         "drift": drift / len(samples),
         **{k: v / masked if masked else None for k, v in sums.items()},
     }
 
 
-def _drift(rows: list[Tensor], source_rows: list[Tensor], prefix: int) -> float:
-    per_layer = [(t - s)[..., prefix:].square().mean() for t, s in zip(rows, source_rows, strict=True)]
-    return float(torch.stack(per_layer).mean())
+def _drift(rows: list[Tensor], source_rows: list[Tensor], prefix: int) -> list[Tensor]:
+    """Per layer (B, H)."""
+    return [(t - s)[..., prefix:].square().mean(-1) for t, s in zip(rows, source_rows, strict=True)]

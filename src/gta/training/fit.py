@@ -26,6 +26,7 @@ from gta.methods.base import Batches, Method
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, digest, source_info
 from gta.sources.loading import load_source, new_target
+from gta.training.evidence import KeptAttention
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
 from gta.training.recorder import Checkpoints, Recorder
@@ -119,7 +120,8 @@ def _train(
         return read_results(folder.out) if first else None
     recorder = Recorder(folder)
     changing = bool(method.restarts or list(method.own.parameters()))
-    trainer = make_trainer(options, [recorder], Checkpoints(folder), changing=changing)
+    kept = [KeptAttention(folder, photos, info, options.keep_attention)] if options.keep_attention else []
+    trainer = make_trainer(options, [*kept, recorder], Checkpoints(folder), changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     views = TrainViews(
         photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set
@@ -138,7 +140,6 @@ def _train(
         return None
     method.finish()
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
-    tested = photos if test else replace(photos, test=())
     results = {
         "run_id": folder.id,
         "method": options.method,
@@ -162,17 +163,26 @@ def _train(
         "source_coverage": info.coverage,
         "train_images": len(photos.train),
         "val_images": len(photos.val),
-        "test_images": len(tested.test),
+        "test_images": len(photos.test) if test else 0,
         "skipped_images": len(photos.skipped),
         "classes": len(photos.classes),
         **recorder.last_epoch(),
-        **evaluate(target.to(device), source.to(device), info, tested, workers, folder),
+        **evaluate(
+            target.to(device),
+            source.to(device),
+            info,
+            photos,
+            workers,
+            folder,
+            test=test,
+            explored=options.keep_attention,
+        ),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
         "device": device_name(device),
         "data_digest": photos.digests["train"],
         "val_digest": photos.digests["val"],
-        "test_digest": photos.digests["test"] if tested.test else None,
+        "test_digest": photos.digests["test"] if test and photos.test else None,
         "git": git_state(),
         "versions": versions(),
     }

@@ -66,6 +66,9 @@ class TrainOptions:
         precision: "auto" takes bf16 autocast where the device computes it faster, else float32.
         seed: Seeds the subset, the classifier, the shuffling and the augmentation.
         val_every: Validate every so many epochs (the last one always is).
+        keep_attention: Images of test (of val, where there is no test) whose attention in every layer and head is kept
+            after every epoch, for gta report: costs a forward pass of them an epoch, and images x layers x heads x
+            patches x 2 bytes.
         workers: Processes that load images. -1: none where the CPU trains, else one per core, at most 8.
         devices: Accelerators to use. 0: all there are.
         download: Fetch a published data set into its ROOT first, where it is not there.
@@ -107,6 +110,7 @@ class TrainOptions:
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
     seed: int = 0
     val_every: int = 1
+    keep_attention: int = 0
     workers: int = -1
     devices: int = 0
     download: bool = False
@@ -159,6 +163,7 @@ class TrainOptions:
             ("temperature", math.isfinite(self.temperature) and self.temperature > 0, "above 0, such as 2"),
             ("views", self.views >= 1, "at least 1, such as 8"),
             ("views_seed", self.views_seed is None or self.views_seed >= 0, "0 or above, or null"),
+            ("keep_attention", self.keep_attention >= 0, "of images, 0 or above"),
             ("seed", self.seed >= 0, "0 or above"),
             ("workers", self.workers >= -1, "-1 (automatic) or above"),
             ("devices", self.devices >= 0, "0 (all) or above"),

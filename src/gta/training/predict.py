@@ -1,100 +1,147 @@
-"""A finished run at work: measure it on a split, or name the class of photographs."""
+"""A finished run at work: name the class of photographs, as fast as they can be decoded and the model can run."""
 
-from collections.abc import Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
+from PIL.ImageOps import exif_transpose as upright
+from torch import Tensor
 
-from gta.data.datasets import parts
-from gta.data.images import open_rgb, readable
-from gta.data.reading import read_photos, read_split
-from gta.data.sample import Sample
-from gta.data.transforms import test_view
-from gta.devices import default_device
+from gta.data.images import as_rgb, open_rgb, why_unreadable
 from gta.errors import GtaError
-from gta.sources.info import source_info
-from gta.sources.loading import load_source
-from gta.training.evaluate import measure
-from gta.training.options import TrainOptions
-from gta.training.run_folder import load_weights, read_options
+from gta.training.trained import Trained
 
 BATCH = 32
+AHEAD = 4 * BATCH  # images that are decoded before the model takes them
+Picture = str | Path | Image.Image
 
 
-def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> dict[str, Any]:
-    """Measure a run's model on a split of its own data, or of another folder with the same classes.
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
 
-    Returns:
-        run, data, split, images, classes, top1, drift, object_mass, source_object_mass, jaccard,
-        source_jaccard (None where nothing has a mask).
+    Attributes:
+        image: its path; "image 0" and so on for images that came without one.
+        label: the most probable class; None where its probability is too low to say, or the image is unreadable.
+        probability: of the most probable class, calibrated.
+        margin: to the second most probable.
+        entropy: Shannon's, of all probabilities, in nats: 0 is certain, ln(classes) knows nothing.
+        probabilities: of every class, the most probable first; {} of an unreadable image.
+        error: why the image could not be read.
+    """
+
+    image: str
+    label: str | None = None
+    probability: float | None = None
+    margin: float | None = None
+    entropy: float | None = None
+    probabilities: dict[str, float] | None = None
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, under the names that gta predict --json gives it."""
+        measures = {"probability": self.probability, "margin": self.margin, "entropy": self.entropy}
+        rest = {"probabilities": self.probabilities, "error": self.error}
+        return {"image": self.image, "class": self.label, **measures, **rest}
+
+    def as_row(self, top: int) -> dict[str, Any]:
+        """A line of a table: path, class, probability, margin, entropy, the `top` most probable classes, error."""
+        measures = {"probability": self.probability, "margin": self.margin, "entropy": self.entropy}
+        best = list((self.probabilities or {}).items())[:top]
+        best += [("", None)] * (top - len(best))  # type: ignore[list-item]
+        ranked: dict[str, Any] = {}
+        for rank, (label, probability) in enumerate(best, 1):
+            ranked |= {f"class_{rank}": label, f"probability_{rank}": probability}
+        return {"path": self.image, "class": self.label, **measures, **ranked, "error": self.error}
+
+
+def predict(
+    trained: Trained,
+    images: Iterable[Picture],
+    *,
+    abstain: float = 0.0,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Iterator[Prediction]:
+    """The most probable class of each image, in order, while they are decoded on all cores.
+
+    Args:
+        trained: a run's model.
+        images: files, or images of Pillow's.
+        abstain: name no class whose probability is below this, 0 to 1.
+        progress: called with the number of images done, a batch at a time.
 
     Raises:
-        GtaError: no finished run, no such split, or other classes than the model's.
+        GtaError: `abstain` out of range.
     """
-    options = read_options(folder)
-    model, known = load_weights(folder)
-    root = data or options.data
-    subset_list = options.subset_list if data is None else None
-    samples = _samples(root, split, known["classes"], options, subset_list)
-    source = load_source(options.source, options.image_size, heads=options.heads)
-    info = source_info(source)
-    device = default_device()
-    measures = measure(model.to(device), source.to(device), info, samples)
-    return {
-        "run": str(folder), "data": root, "split": split, "images": len(samples), "classes": len(known["classes"]),
-        **measures,
-    }  # fmt: skip
+    if not 0 <= abstain <= 1:
+        raise GtaError(f"abstain must be a probability from 0 to 1, such as 0.8, got {abstain}.")
+    return _predicted(trained, images, abstain, progress)
 
 
-def _samples(
-    root: str, split: str, classes: list[str], options: TrainOptions, subset_list: str | None
-) -> Sequence[Sample]:
-    if split != "train" and not parts(root)[0] and (Path(root) / split).is_dir():
-        return read_split(root, split, classes, skip_unreadable=options.skip_unreadable)
-    # train is what the run's fraction and seed (or its list) choose; val may have to be held out of train
-    photos = read_photos(
-        root,
-        fraction=options.fraction,
-        seed=options.seed,
-        skip_unreadable=options.skip_unreadable,
-        subset_list=subset_list,
-    )
-    if list(photos.classes) != classes:
-        differing = sorted(set(photos.classes) ^ set(classes))
-        raise GtaError(f"{root} has other classes than the model was trained on: {', '.join(differing[:8])}.")
-    return photos.split(split)
+def _predicted(
+    trained: Trained, images: Iterable[Picture], abstain: float, progress: Callable[[int], None]
+) -> Iterator[Prediction]:
+    batch: list[tuple[str, Tensor | str]] = []
+    readable = done = 0
+    for name, seen in _decoded(trained, images):
+        batch.append((name, seen))
+        readable += not isinstance(seen, str)
+        if readable == BATCH or len(batch) == AHEAD:
+            yield from _said(trained, batch, abstain)
+            progress(done := done + len(batch))
+            batch, readable = [], 0
+    if batch:
+        yield from _said(trained, batch, abstain)
+        progress(done + len(batch))
 
 
-def predict_images(folder: Path, images: Sequence[str]) -> list[dict[str, Any]]:
-    """The most probable class of each image.
+def _decoded(trained: Trained, images: Iterable[Picture]) -> Iterator[tuple[str, Tensor | str]]:
+    """Of each image its name, and what the model is given of it or why it cannot be read."""
+    waiting: deque[tuple[str, Future[Tensor | str]]] = deque()
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for i, image in enumerate(images):
+            waiting.append((_name(image, i), pool.submit(_read, trained, image)))
+            if len(waiting) > AHEAD:
+                name, future = waiting.popleft()
+                yield name, future.result()
+        for name, future in waiting:
+            yield name, future.result()
 
-    Returns:
-        Per image: image, class, probability, and `probabilities` of all classes by name.
 
-    Raises:
-        GtaError: no finished run, or files that are missing or no images (all are named).
-    """
-    model, known = load_weights(folder)
-    readable(images)
-    size = known["model_args"]["img_size"]
-    view = test_view(size if isinstance(size, int) else size[0], known["mean"], known["std"])
-    device = default_device()
-    model.to(device)
-    guesses = []
-    for start in range(0, len(images), BATCH):
-        chunk = images[start : start + BATCH]
-        with torch.no_grad():
-            batch = torch.stack([view(open_rgb(path)) for path in chunk]).to(device)
-            probabilities = model(batch).softmax(-1).cpu()
-        for path, row in zip(chunk, probabilities, strict=True):
-            best = int(row.argmax())
-            guesses.append(
-                {
-                    "image": path,
-                    "class": known["classes"][best],
-                    "probability": float(row[best]),
-                    "probabilities": dict(zip(known["classes"], row.tolist(), strict=True)),
-                }
-            )
-    return guesses
+def _name(image: Picture, index: int) -> str:
+    if isinstance(image, Image.Image):
+        return str(getattr(image, "filename", "")) or f"image {index}"
+    return str(image)
+
+
+def _read(trained: Trained, image: Picture) -> Tensor | str:
+    try:
+        return trained.sees(as_rgb(upright(image)) if isinstance(image, Image.Image) else open_rgb(image))
+    except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
+        return why_unreadable(Path(_name(image, 0)), error)
+
+
+def _said(trained: Trained, batch: Sequence[tuple[str, Tensor | str]], abstain: float) -> Iterator[Prediction]:
+    seen = [tensor for _, tensor in batch if not isinstance(tensor, str)]
+    probabilities = trained.probabilities(torch.stack(seen)) if seen else torch.empty(0, len(trained.classes))
+    entropy = iter(torch.special.entr(probabilities).sum(-1).tolist())
+    ordered = iter(zip(*(t.tolist() for t in probabilities.sort(-1, descending=True)), strict=True))
+    for name, tensor in batch:
+        if isinstance(tensor, str):
+            yield Prediction(name, error=tensor)
+            continue
+        values, order = next(ordered)
+        yield Prediction(
+            name,
+            trained.classes[order[0]] if values[0] >= abstain else None,
+            values[0],
+            values[0] - values[1],
+            next(entropy),
+            {trained.classes[i]: value for i, value in zip(order, values, strict=True)},
+        )

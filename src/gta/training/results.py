@@ -10,16 +10,35 @@ from torch import nn
 from gta.attention.plots import draw_maps
 from gta.data.reading import Photos
 from gta.sources.info import SourceInfo
-from gta.training.evaluate import measure, validate
+from gta.training.evaluate import measure
+from gta.training.evidence import Watch, write_evidence, write_predictions
 from gta.training.run_folder import RunFolder, save_weights
 
 OF_MASKS = ("object_mass", "source_object_mass", "jaccard", "source_jaccard", "drift")
 
 
 def evaluate(
-    target: nn.Module, source: nn.Module, info: SourceInfo, photos: Photos, workers: int, folder: RunFolder
+    target: nn.Module,
+    source: nn.Module,
+    info: SourceInfo,
+    photos: Photos,
+    workers: int,
+    folder: RunFolder,
+    *,
+    test: bool = True,
+    explored: int = 0,
 ) -> dict[str, Any]:
-    """Save the model, measure it on val and test, and draw what it looks at."""
+    """Save the model, measure it on val and test, and leave what others want to know of its images.
+
+    Args:
+        target, source: on one device.
+        info: image size and normalisation.
+        photos: of the run.
+        workers: processes that load images.
+        folder: of the run.
+        test: False leaves test alone, and of the evidence all but the predictions on val.
+        explored: see `write_evidence`.
+    """
     save_weights(
         folder.path,
         target,
@@ -33,19 +52,23 @@ def evaluate(
             "run_id": folder.id,
         },
     )
-    val_top1, val_loss = validate(target, info, photos.val, workers=workers) if photos.val else (None, None)
     results: dict[str, Any] = {
-        "val_top1": val_top1,
-        "val_loss": val_loss,
-        "test_top1": None,
-        **dict.fromkeys(OF_MASKS),
-    }
-    if photos.test:
-        tested = measure(target, source, info, photos.test, workers=workers)
-        results |= {"test_top1": tested.pop("top1"), **tested}
-        draw_maps(
-            source, {"fine-tuned": target}, info, photos.test, photos.classes, folder.path / "maps" / "attention.png"
-        )
+        "val_top1": None, "val_loss": None, "test_top1": None, "test_loss": None, **dict.fromkeys(OF_MASKS)
+    }  # fmt: skip
+    watches: dict[str, Watch] = {}
+    for split in ("val", "test") if test else ("val",):
+        if samples := getattr(photos, split):
+            watches[split] = Watch(target, source)
+            measured = measure(target, source, info, samples, workers=workers, watch=watches[split])
+            results |= {f"{split}_top1": measured.pop("top1"), f"{split}_loss": measured.pop("loss")}
+            results |= measured if split == "test" else {}
+    if watches:
+        write_predictions(folder.path, photos, watches)
+    if watches and test:
+        write_evidence(folder.path, target, source, info, photos, watches, explored, workers)
+    if "test" in watches:
+        picture = folder.path / "maps" / "attention.png"
+        draw_maps(source, {"fine-tuned": target}, info, photos.test, photos.classes, picture)
     return results
 
 

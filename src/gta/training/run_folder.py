@@ -24,7 +24,8 @@ DIVERGED = "diverged.txt"
 RUN = Kind(
     "run",
     (CONFIG, RESULTS, WEIGHTS, CHECKPOINT, DIVERGED, "metrics.csv", "predictions.csv", "skipped.json",
-     "look.safetensors", "report.html", "README.md", "maps", "maps/*.png"),
+     "features.npz", "attention.npz", "images.zip", "look.safetensors", "report.html", "README.md", "maps",
+     "maps/*.png", "attention", "attention/*.npz"),
 )  # fmt: skip
 # What may differ between two calls for the same run: where things are and how many work on it.
 CIRCUMSTANCES = frozenset(["out", "data", "source", "subset_list", "workers", "devices", "download", "reuse_dir"])
@@ -248,7 +249,7 @@ def save_weights(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) ->
 def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The model of a complete run, in eval mode, and its metadata.
 
-    The metadata has `architecture`, `model_args`, `mean`, `std` and `classes`.
+    The metadata has `architecture`, `model_args`, `mean`, `std`, `classes` and `temperature`.
 
     Raises:
         GtaError: no finished run, or a model that is damaged or of another run.
@@ -269,6 +270,7 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             "classes": json.loads(metadata["classes"]),
             "mean": [float(x) for x in metadata["mean"].split(",")],
             "std": [float(x) for x in metadata["std"].split(",")],
+            "temperature": float(metadata.get("temperature", 1)),  # 1 where no image was left to fit it on
         }
         model: nn.Module = build(known["architecture"], known["model_args"])
         model.load_state_dict(tensors)

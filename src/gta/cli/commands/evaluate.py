@@ -17,6 +17,6 @@ def evaluate(
         split: Which of its splits.
         json: Print JSON instead of a table.
     """
-    from gta.training.predict import evaluate_run
+    from gta.run import Run
 
-    print_values(evaluate_run(Path(run), data, split), f"{run} on {split}", json)
+    print_values(Run(Path(run)).evaluate(data, split), f"{run} on {split}", json)

@@ -68,16 +68,18 @@ def train(
         keep_finite: Where the training diverges, end with the weights of its last finite epoch instead of an error.
         others: By method, those of its options --NAME.FIELD; they go over --settings and config.yaml.
     """
-    from gta.training.fit import train as run
+    from gta.run import fit_options
+    from gta.training.trainer import is_first_process
 
     settings = dict(options.settings)
     for name in described_methods():
         given = {k: v for k, v in vars(others.get(name, Namespace())).items() if v is not None}
         if given:
             settings[name] = {**settings.get(name, {}), **given}
-    results = run(replace(options, settings=settings), resume=resume, overwrite=overwrite, keep_finite=keep_finite)
-    if results is not None:
-        out = Path(options.out)
-        print_values(results, str(out))
+    chosen = replace(options, settings=settings)
+    run = fit_options(chosen, resume=resume, overwrite=overwrite, keep_finite=keep_finite)
+    if is_first_process():
+        out = run.folder
+        print_values(run.results, str(out))
         picture = out / "maps" / "attention.png"
         print(f"Model {out / 'model.safetensors'}" + (f", pictures {picture}" if picture.is_file() else ""))

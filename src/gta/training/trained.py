@@ -1,0 +1,73 @@
+"""The model of a complete run: how it is shown an image, and what it says of one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from gta.data.transforms import test_view
+from gta.devices import default_device
+from gta.training.run_folder import load_weights
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's model, in eval mode on the device that is there.
+
+    Attributes:
+        model: timm's, (B, 3, size, size) float32 normalised -> logits (B, classes).
+        architecture, model_args: `timm.create_model(architecture, **model_args)` builds it.
+        classes: names in label order.
+        mean, std: of the RGB channels in [0, 1].
+        temperature: divides the logits before the softmax; 1 where none was fitted.
+        folder: of the run.
+    """
+
+    model: nn.Module
+    architecture: str
+    model_args: dict[str, Any]
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    temperature: float
+    folder: Path
+
+    @classmethod
+    def load(cls, folder: Path) -> "Trained":
+        """Read a run folder.
+
+        Raises:
+            GtaError: no finished run there.
+        """
+        model, known = load_weights(folder)
+        return cls(model.to(default_device()), **known, folder=folder)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in px."""
+        size = self.model_args["img_size"]
+        return int(size[0] if isinstance(size, Sequence) else size)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def sees(self, image: Image.Image) -> Tensor:
+        """What the model is given of an RGB image: (3, size, size) float32, normalised."""
+        seen: Tensor = self._view(image)
+        return seen
+
+    @cached_property
+    def _view(self) -> Callable[[Image.Image], Tensor]:
+        return test_view(self.image_size, self.mean, self.std)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """(B, 3, size, size) as from `sees` -> calibrated (B, classes) float32 on the CPU."""
+        with torch.inference_mode():
+            logits = self.model(images.to(self.device, non_blocking=True)).float()
+            return (logits / self.temperature).softmax(-1).cpu()

@@ -1,0 +1,151 @@
+"""A finished run at work, from Python and from the command line."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import gta
+from gta.cli import main
+from gta.data.reading import read_photos
+from gta.data.transforms import TestViews
+from gta.errors import GtaError
+from gta.training.measure_run import evaluate_run
+from gta.training.predict import AHEAD, BATCH
+
+
+@pytest.fixture(scope="module")
+def photos(finished):
+    return finished.folder.parent / "photos"
+
+
+@pytest.fixture(scope="module")
+def images(photos):
+    return gta.image_paths(photos / "test")
+
+
+def test_predictions_are_the_models_own(finished, images):
+    """Against timm's model and the views that evaluation uses, by a plain softmax of the logits over T."""
+    trained = finished.trained()
+    model = timm.create_model(trained.architecture, **trained.model_args).eval()
+    model.load_state_dict(load_file(finished.folder / "model.safetensors"))
+    samples = read_photos(finished.folder.parent / "photos").test
+    views = TestViews(samples, 40, trained.mean, trained.std)
+    with torch.no_grad():
+        logits = model(torch.stack([views[i][0] for i in range(len(views))])) / trained.temperature
+    expected = logits.exp() / logits.exp().sum(-1, keepdim=True)
+    for p, row, sample in zip(finished.predict(images), expected.tolist(), samples, strict=True):
+        assert p.image == str(sample.path)
+        ordered = sorted(row, reverse=True)
+        assert list(p.probabilities.values()) == pytest.approx(ordered, abs=1e-5)
+        assert p.label == trained.classes[row.index(ordered[0])]
+        assert p.probability == pytest.approx(ordered[0], abs=1e-5)
+        assert p.margin == pytest.approx(ordered[0] - ordered[1], abs=1e-5)
+        assert p.entropy == pytest.approx(-sum(x * math.log(x) for x in row), abs=1e-4)
+        assert p.error is None
+
+
+def test_many_images_keep_their_order_whatever_is_unreadable(finished, images, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    many = [*images[:3], *[str(broken)] * (AHEAD + 1), *images * (2 * BATCH // len(images)), "nowhere.jpg", images[3]]
+    done = []
+    predictions = finished.predict(many, progress=done.append)
+    assert [p.image for p in predictions] == many
+    by_image = {p.image: p.label for p in finished.predict(images)}
+    assert [p.label for p in predictions] == [by_image.get(image) for image in many]
+    assert "cannot identify" in predictions[3].error
+    assert predictions[-2].error == "no such file"
+    assert done == sorted(done)
+    assert done[-1] == len(many)
+
+
+def test_images_and_single_paths(finished, images):
+    from_file = finished.predict(images[0])
+    opened, made = finished.predict([Image.open(images[0]), Image.new("LA", (50, 70), 200)])
+    assert (opened.image, opened.label) == (images[0], from_file[0].label)
+    assert opened.probability == pytest.approx(from_file[0].probability)
+    assert made.image == "image 1"
+    assert made.label in finished.trained().classes
+    assert finished.predict([]) == []
+
+
+def test_abstaining_names_no_class_below_the_threshold(finished, images):
+    certain = sorted(p.probability for p in finished.predict(images))
+    threshold = certain[len(certain) // 2]
+    for p in finished.predict(images, abstain=threshold):
+        assert (p.label is None) == (p.probability < threshold)
+        assert p.probabilities
+    with pytest.raises(GtaError, match=r"got 1\.5"):
+        finished.predict(images, abstain=1.5)
+
+
+def test_the_command_prints_json_csv_and_a_table(finished, photos, images, tmp_path, capsys, monkeypatch):
+    run = str(finished.folder)
+    predictions = finished.predict(images)
+
+    def told(*words, status=0):
+        assert main(["predict", run, *words]) == status
+        return capsys.readouterr()
+
+    assert [p["class"] for p in json.loads(told(str(photos / "test"), "--json").out)] == [p.label for p in predictions]
+    rows = list(csv.DictReader(io.StringIO(told(str(photos / "test" / "**" / "*.jpg"), "--csv", "--top", "2").out)))
+    assert (
+        list(rows[0])
+        == "path class probability margin entropy class_1 probability_1 class_2 probability_2 error".split()
+    )
+    for row, p in zip(rows, predictions, strict=True):
+        assert (row["path"], row["class"], row["class_1"]) == (p.image, p.label, p.label)
+        assert float(row["probability"]) - float(row["probability_2"]) == pytest.approx(float(row["margin"]))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{images[0]}\n"))
+    assert predictions[0].label in told("-").out
+    (tmp_path / "text.jpg").write_text("no picture")
+    some = told(str(tmp_path / "text.jpg"), images[0], "nowhere.jpg", "--csv", status=1)
+    rows = list(csv.DictReader(io.StringIO(some.out)))
+    assert [row["class"] for row in rows] == ["", predictions[0].label, ""]
+    assert rows[2]["error"] == "no such file"
+    assert "2 of 3 images cannot be read" in some.err
+    assert f"{tmp_path / 'text.jpg'}: UnidentifiedImageError" in some.err
+    assert "no such file" in told("nowhere.jpg", status=1).out
+    none = told(images[0], "--abstain", "1", "--csv")
+    assert next(csv.DictReader(io.StringIO(none.out)))["class"] == ""
+    assert "no class" in none.err
+    for wrong in (("--json", "--csv"), ("--top", "0"), ("--abstain", "-1")):
+        assert wrong[0] in told(images[0], *wrong, status=2).err or "abstain" in wrong[0]
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert "no image is named" in told("-", status=2).err
+
+
+def test_a_run_is_loaded_fitted_and_measured_from_python(finished, photos, tmp_path):
+    run = gta.Run.load(str(finished.folder))
+    assert run == finished
+    assert run.results["test_top1"] > 50  # chance is 33
+    assert run.options.method == "plain"
+    assert run.evaluate() == evaluate_run(finished.folder)
+    assert run.evaluate(photos, "val")["top1"] == run.results["val_top1"]
+    right = [p.label == p.image.split("/")[-2] for p in run.predict(gta.image_paths(photos / "test"))]
+    assert run.results["test_top1"] == pytest.approx(100 * sum(right) / len(right))
+    with pytest.raises(GtaError, match="'learning_rate' is not known: use one of source, "):
+        gta.fit(photos, tmp_path / "run", learning_rate=1)
+    with pytest.raises(GtaError, match="not a run folder"):
+        gta.Run.load(tmp_path)
+    again = gta.fit(resume=True, out=finished.folder, **{k: v for k, v in vars(run.options).items() if k != "out"})
+    assert again == finished
+    assert not (tmp_path / "run").exists()
+
+
+def test_predictions_are_a_frame(finished):
+    pandas = pytest.importorskip("pandas")
+    frame = finished.predictions()
+    assert list(frame.columns) == ["split", "path", "label", "guess", "p:class 0", "p:class 1", "p:class 2"]
+    tested = frame[frame.split == "test"]
+    assert 100 * (tested.label == tested.guess).mean() == pytest.approx(finished.results["test_top1"])
+    root = finished.folder.parent / "photos"
+    again = pandas.DataFrame(finished.predict(root / name for name in tested.path))
+    assert list(again.label) == list(tested.guess)
