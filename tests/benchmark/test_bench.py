@@ -12,14 +12,13 @@ from torch import nn
 
 from gta import GtaError
 from gta.benchmark import bench as bench_file
-from gta.benchmark import growth, meters
-from gta.benchmark import rows as rows_file
-from gta.benchmark.bench import training_steps
-from gta.benchmark.growth import whole_maps
+from gta.benchmark import growth, meters, steps
 from gta.benchmark.meters import MemoryTracker, compared, flops, interleaved, line_through, saved_bytes
 from gta.benchmark.options import Bench
 from gta.benchmark.rows import ROWS, Row, unfused, unfused_rows
-from gta.benchmark.setting import Setting, _peers
+from gta.benchmark.setting import Setting, make_setting, transformers_peers
+from gta.benchmark.steps import training_steps
+from gta.benchmark.whole_maps import whole_maps
 from gta.cli import main
 from gta.vit.structure import vit_info
 from tests.conftest import HAS_COMPILER, reference_rows, tiny_vit
@@ -42,7 +41,7 @@ def options(source_file):
 
 @pytest.fixture
 def setting(options):
-    return Setting.of(options)
+    return make_setting(options)
 
 
 # --- meters ---------------------------------------------------------------------------------------------------
@@ -56,7 +55,8 @@ def test_every_round_runs_each_work_once_and_begins_with_the_next():
 
 
 def test_ratios_are_those_of_the_rounds():
-    assert compared([2.0, 6.0, 3.0], [1.0, 2.0, 2.0]) == {"ratio": 2.0, "low": 1.5, "high": 3.0}
+    found = compared([2.0, 6.0, 3.0], [1.0, 2.0, 2.0])
+    assert found == {"seconds": [2.0, 6.0, 3.0], "median_seconds": 3.0, "ratio": 2.0, "low": 1.5, "high": 3.0}
 
 
 def test_tracked_bytes_by_hand():
@@ -109,14 +109,13 @@ def test_a_line_by_hand():
 
 def test_unfused_rows_are_the_textbooks_and_the_model_is_left_as_it_was():
     model, images = tiny_vit().eval(), torch.randn(2, 3, 40, 40)
-    _, rows = unfused_rows(model, images, [0, 2])
+    logits, rows = unfused_rows(unfused(model), images, [0, 2])
     wanted = reference_rows(model, images)
     for row, layer in zip(rows, (0, 2), strict=True):
         torch.testing.assert_close(row, wanted[layer].float(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-5)
     assert all(block.attn.fused_attn for block in model.blocks)
-    with unfused(model):
-        assert not any(block.attn.fused_attn for block in model.blocks)
-    assert all(block.attn.fused_attn for block in model.blocks)
+    assert {id(p) for p in unfused(model).parameters()} == {id(p) for p in model.parameters()}
 
 
 def test_every_row_is_measured_and_those_that_must_compute_the_same_do(setting):
@@ -140,14 +139,7 @@ def test_every_row_is_measured_and_those_that_must_compute_the_same_do(setting):
     for name in ("unfused plain", "transformers plain"):  # the same products
         assert rows[name]["flops_ratio"] == pytest.approx(1)
     if HAS_COMPILER:
-        assert rows["gta compiled"]["flops_ratio"] == pytest.approx(rows["gta"]["flops_ratio"])
-
-
-@pytest.mark.skipif(not hasattr(torch.ops.mkldnn, "_linear_pointwise"), reason="this torch has no product with GELU")
-def test_flops_of_a_product_with_gelu_are_the_products():
-    x, weight = torch.randn(3, 5, 16), torch.randn(24, 16)
-    found = flops(lambda: torch.ops.mkldnn._linear_pointwise(x, weight, None, "gelu", [], "none"))
-    assert found == 2 * 3 * 5 * 16 * 24
+        assert rows["gta compiled"]["flops_ratio"] == rows["gta"]["flops_ratio"]
 
 
 def test_flops_and_their_floor_by_hand(setting):
@@ -165,27 +157,33 @@ def test_flops_and_their_floor_by_hand(setting):
     assert floor["ratio"] <= ours < hooks == pytest.approx((plain + stem + L * block) / plain)
 
 
-def test_a_new_row_is_a_function_and_counts_the_mean_of_its_steps(setting, monkeypatch):
-    """Every other step multiplies a matrix more."""
+def test_a_new_row_is_a_function(setting, monkeypatch):
+    """It multiplies a matrix more."""
     weight = torch.randn(13, 13)
 
-    def now_and_then(setting: Setting) -> Row:
-        plain, turn = ROWS["plain"](setting), iter(range(10**6))
+    def one_more(setting: Setting) -> Row:
+        plain = ROWS["plain"](setting)
 
-        def forward():
-            if next(turn) % 2:
-                _ = weight @ weight
-            return plain.forward()
+        def forward(images, labels):
+            _ = weight @ weight
+            return plain.forward(images, labels)
 
-        return Row("plain with something now and then", setting.target, forward, steps=2)
+        return Row("plain with something more", setting.target, forward)
 
-    monkeypatch.setitem(ROWS, "now and then", now_and_then)
-    monkeypatch.setitem(ROWS, "cannot be done here", lambda setting: None)
+    few = {"plain": ROWS["plain"], "gta": ROWS["gta"], "more": one_more, "cannot be done here": lambda setting: None}
+    monkeypatch.setattr(steps, "ROWS", few)
     rows = training_steps(replace(setting, peers=None), rounds=2)["rows"]
-    assert list(rows) == [*(n for n in ROWS if n[:5] not in ("trans", "outpu", "canno"))]
-    # FLOPs are counted over two steps, of which one multiplies
-    extra = rows["now and then"]["flops_per_image"] - rows["plain"]["flops_per_image"]
-    assert extra == pytest.approx(2 * 13**3 / (2 * rows_file.COUNTED))
+    assert list(rows) == ["plain", "gta", "more"]
+    extra = rows["more"]["flops_per_image"] - rows["plain"]["flops_per_image"]
+    assert extra == pytest.approx(2 * 13**3 / steps.COUNTED)
+
+
+def test_a_source_without_weights_is_measured_too(options):
+    name = "random:vit_tiny_patch16_224"
+    setting = make_setting(replace(options, source=name, image_size=48))
+    assert setting.source.info.architecture == "vit_tiny_patch16_224"
+    assert setting.images.shape == (3, 3, 48, 48)
+    assert not any(p.requires_grad for p in setting.source.parameters())
 
 
 @pytest.mark.parametrize(
@@ -199,7 +197,7 @@ def test_a_new_row_is_a_function_and_counts_the_mean_of_its_steps(setting, monke
 def test_transformers_models_have_the_targets_shape(more, kind, prefix):
     pytest.importorskip("transformers")
     model = tiny_vit(**more)
-    target, source = _peers(model, CPU)
+    target, source = transformers_peers(model, CPU)
     assert type(target).__name__ == type(source).__name__ == kind
     ours, theirs = vit_info(model), vit_info(target)
     assert (theirs.depth, theirs.heads, theirs.prefix_tokens) == (ours.depth, ours.heads, prefix)
@@ -210,7 +208,7 @@ def test_transformers_models_have_the_targets_shape(more, kind, prefix):
 
 def test_without_transformers_its_rows_are_left_out(options, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    assert Setting.of(options).peers is None
+    assert make_setting(options).peers is None
 
 
 # --- maps, growth, command ------------------------------------------------------------------------------------
@@ -218,11 +216,10 @@ def test_without_transformers_its_rows_are_left_out(options, monkeypatch):
 
 def test_whole_maps_agree_and_take_less_memory(setting):
     found = whole_maps(setting, size=184, batch=2, rounds=2)
-    assert (found["tokens"], found["heads"], found["head_width"]) == (23 * 23, H, D)
+    assert found["tokens"] == 23 * 23
     assert found["less_memory"] > 2
-    assert found["peak_bytes"]["naive"] > 2 * H * (23 * 23) ** 2 * 4
-    for errors in found["off"].values():
-        assert all(error < 1e-4 for of in errors.values() for error in of.values())
+    assert found["rows"]["naive"]["peak_bytes"] > 2 * H * (23 * 23) ** 2 * 4
+    assert all(0 < error < 1e-4 for row in found["rows"].values() for error in row["off"].values())
 
 
 def test_an_odd_size_is_refused_before_anything_is_measured(options):
@@ -231,14 +228,17 @@ def test_an_odd_size_is_refused_before_anything_is_measured(options):
 
 
 def test_the_flops_of_rows_are_proportional_to_layers_and_to_tokens(setting, options):
-    layers = growth.growth_with_layers(setting, 2)
-    tokens = growth.growth_with_tokens(setting, options)
+    layers, tokens = growth.by_layers(setting, 2), growth.by_tokens(setting, options)
     assert layers["x"] == [1, 2, 3]
-    assert layers["rows"]["flops"] == [4 * 2 * H * N * D * count for count in layers["x"]]
+    assert [layers["rows"][f"rows {x}"]["flops_per_image"] for x in layers["x"]] == [
+        4 * 2 * H * N * D * count for count in layers["x"]
+    ]
     assert tokens["x"] == sorted(tokens["x"])
     assert N in tokens["x"]
-    assert tokens["rows"]["flops"] == [4 * 2 * H * n * D * L for n in tokens["x"]]
-    assert all(g < p / 3 for g, p in zip(tokens["guide"]["flops"], tokens["plain_flops"], strict=True))
+    assert [tokens["rows"][f"rows {x}"]["flops_per_image"] for x in tokens["x"]] == [
+        4 * 2 * H * n * D * L for n in tokens["x"]
+    ]
+    assert all(share < 1 / 3 for share in tokens["shares"])
 
 
 def test_the_command_prints_tables_and_writes_them_with_a_picture(source_file, tmp_path, capsys):
@@ -246,20 +246,21 @@ def test_the_command_prints_tables_and_writes_them_with_a_picture(source_file, t
     words = f"--source {source_file} --image-size 40 --batch-size 2 --rounds 2 --full-size 40 --layers 0,-1"
     assert main(["bench", *words.split(), "--precision", "bf16", "--out", str(out)]) == 0
     told = capsys.readouterr().out
-    assert all(word in told for word in ("plain", "unfused hooks", "Floor", "Whole maps", "Growth", "layers 0, 2"))
+    assert all(word in told for word in ("plain", "unfused hooks", "Floor", "Whole maps", "Growth with", "layers 0, 2"))
     text = (out / "bench.json").read_text()
     assert str(tmp_path) not in text  # a file's name, not where it lies
     found = json.loads(text)
     assert found["setting"]["layers"] == [0, 2]
     assert found["setting"]["precision"] == "bf16"
-    around = found["pipeline"]
-    assert around["ratio"] == compared(around["seconds"]["gta train"], around["seconds"]["by hand"])["ratio"]
-    assert all(0 < share < 1 for share in around["waiting"].values())
+    ours, by_hand = (found["loop"]["rows"][name] for name in ("gta train", "by hand"))
+    assert ours["ratio"] == compared(ours["seconds"], by_hand["seconds"])["ratio"]
+    assert all(0 < row["waiting"] < 1 for row in (ours, by_hand))
     off = found["steps"]["rows"]["gta"]["penalty_off"]
     assert off["float32"] < 1e-4 < off["bf16"]
     page = (out / "bench.md").read_text()
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
-        "## Training step", "## The loop around the step", "## Whole maps", "## Growth",
+        "## Training step", "## The loop around the step", "## Whole maps", "## Growth with guided layers",
+        "## Growth with patches",
     ]  # fmt: skip
     assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(out.iterdir())) == 3

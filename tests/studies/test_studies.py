@@ -20,7 +20,7 @@ from gta.studies.grid import Trial, read_grid, same_budget, shipped_grid, trials
 from gta.studies.statistics import Paired, holm, mean_and_spread, paired
 from gta.tables import markdown, plus_minus
 from gta.training.options import TrainOptions
-from gta.training.recorder import Diverged
+from gta.training.run_folder import Diverged
 
 # --- statistics -----------------------------------------------------------------------------------------------
 

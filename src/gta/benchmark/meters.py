@@ -24,15 +24,13 @@ def interleaved(works: Mapping[str, Work], rounds: int, device: torch.device) ->
     Every round runs each work once, in an order that moves on by one from round to round, so that whatever else the
     machine does meets all alike. Each is run twice before, to warm up; the second run says how often it is repeated.
     """
-    repeats = {}
-    for name, work in works.items():
-        clock(work, device)
-        repeats[name] = max(1, math.ceil(LEAST_SECONDS / max(clock(work, device), 1e-6)))
+    warm = {name: (clock(work, device), clock(work, device))[1] for name, work in works.items()}
     order, seconds = deque(works), {name: list[float]() for name in works}
     gc.collect()
     for _ in range(rounds):
         for name in order:
-            seconds[name].append(clock(works[name], device, repeats[name]))
+            repeats = max(1, math.ceil(LEAST_SECONDS / max(warm[name], 1e-6)))
+            seconds[name].append(clock(works[name], device, repeats))
         order.rotate(-1)
     return seconds
 
@@ -48,10 +46,13 @@ def clock(work: Work, device: torch.device, repeats: int = 1) -> float:
     return (time.perf_counter() - began) / repeats
 
 
-def compared(seconds: Sequence[float], other: Sequence[float]) -> dict[str, float]:
-    """The ratio of two interleaved works: median, lowest and highest of the rounds' ratios."""
+def compared(seconds: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
+    """An interleaved work beside another: its times, and median, lowest and highest of the rounds' ratios."""
     ratios = [one / two for one, two in zip(seconds, other, strict=True)]
-    return {"ratio": median(ratios), "low": min(ratios), "high": max(ratios)}
+    return {
+        "seconds": list(seconds), "median_seconds": median(seconds),
+        "ratio": median(ratios), "low": min(ratios), "high": max(ratios),
+    }  # fmt: skip
 
 
 class MemoryTracker(TorchDispatchMode):
@@ -114,10 +115,9 @@ def saved_bytes(forward: Work, parameters: Iterable[Tensor]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = forward()  # held until they are counted, for an address that is free again may be given anew
-    for parameter in parameters:
-        saved.pop(parameter.untyped_storage().data_ptr(), None)
+    own = {parameter.untyped_storage().data_ptr() for parameter in parameters}
     del output
-    return sum(saved.values())
+    return sum(size for address, size in saved.items() if address not in own)
 
 
 def flops(work: Work) -> int:
@@ -130,15 +130,9 @@ def flops(work: Work) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    pointwise = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # a compiled source's linear layers on CPUs
-    mapping = {} if pointwise is None else {pointwise: _linear_flops}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter, sdpa_kernel(SDPBackend.MATH):
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         work()
     return int(counter.get_total_flops())
-
-
-def _linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Sequence[int], **unused: Any) -> int:
-    return 2 * math.prod(x) * weight[0]
 
 
 def line_through(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
@@ -152,7 +146,9 @@ def line_through(x: Sequence[float], y: Sequence[float]) -> dict[str, float]:
 
     line = linregress(x, y)
     off = [b - line.intercept - line.slope * a for a, b in zip(x, y, strict=True)]
-    r2 = line.rvalue**2 if min(y) < max(y) else 1.0
-    residual = math.hypot(*off) / math.sqrt(len(off)) / fmean(y)
-    numbers = map(float, (line.intercept, line.slope, r2, residual))
-    return dict(zip(("intercept", "slope", "r2", "residual"), numbers, strict=True))
+    return {
+        "intercept": float(line.intercept),
+        "slope": float(line.slope),
+        "r2": float(line.rvalue**2) if min(y) < max(y) else 1.0,
+        "residual": float(math.hypot(*off) / math.sqrt(len(off)) / fmean(y)),
+    }

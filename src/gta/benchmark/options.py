@@ -14,7 +14,7 @@ class Bench:
     Give the machine nothing else to do meanwhile.
 
     Args:
-        source: Pre-trained ViT, as of gta train.
+        source: Pre-trained ViT, as of gta train; or random:NAME, an architecture of timm's without its weights.
         out: Folder for bench.json, bench.md and bench.png.
         heads: Attention heads of the source, where they are not width / 64 and its file does not say.
         image_size: Side of the images in px, a multiple of the patch size.

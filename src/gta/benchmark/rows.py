@@ -3,10 +3,10 @@
 To compare one more, write a function that makes a `Row` of a `Setting` and put it into `ROWS`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from gta.acceleration.attention import ShortAttention
 from gta.acceleration.row_store import RowStore
 from gta.acceleration.source_pass import FIRST_CHECKS, AdaptivePass
-from gta.benchmark.setting import Setting, head_width, patches_of
+from gta.benchmark.setting import Setting, shape_of
 from gta.errors import GtaError
 from gta.methods.base import Method
 from gta.methods.compose import ComposedMethod
@@ -30,7 +30,7 @@ from gta.training.stored_rows import rows_to_store
 from gta.vit.structure import vit_info
 
 WEIGHT = 10.0
-COUNTED = 2  # images that FLOPs are counted on and penalties compared on; per image both are the same for any number
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -40,76 +40,57 @@ class Row:
     Attributes:
         says: what it is, in a line.
         model: what is trained.
-        forward: on the setting's images, to cross-entropy and penalty, float32 scalars.
-        beside: models held in memory beside the one that is trained.
-        copies: bytes of copies of their weights.
+        forward: from images and labels to cross-entropy and penalty, float32 scalars.
+        beside: the model held in memory beside the one that is trained.
+        copies: bytes of copies of its weights.
         same: whether its penalty must be that of `gta` with λ = `WEIGHT`.
         against: the row that its time is compared with.
-        steps: taken together, with the mean of their costs; more than one where a row's steps differ.
+        compiled: makes the products of `gta`, in a graph in which they cannot be counted.
     """
 
     says: str
     model: nn.Module
-    forward: Callable[[], tuple[Tensor, Tensor]]
-    beside: Sequence[nn.Module] = ()
+    forward: Forward
+    beside: nn.Module | None = None
     copies: Callable[[], int] = lambda: 0
     same: bool = False
     against: str = "plain"
-    steps: int = 1
+    compiled: bool = False
 
 
-def _method(setting: Setting, method: Method, says: str, rows: Callable[[], Tensor] | None = None, **more: Any) -> Row:
+def _method(setting: Setting, says: str, method: Method, stored: Callable[..., Any] | None = None, **more: Any) -> Row:
     """Steps of a method as training takes them, from the first on in which the precision of the source is decided."""
     composed = ComposedMethod(setting.target, setting.source, [method], around_target=ShortAttention)
     steps = count(FIRST_CHECKS[0])
 
-    def forward() -> tuple[Tensor, Tensor]:
+    def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         composed.begin_step(next(steps), steps=1)
-        stored = None if rows is None else {method.name: list(rows().float().unbind(1))}
-        done = composed(setting.images, setting.labels, stored)
+        done = composed(images, labels, stored and {method.name: stored(images)})
         return done.loss, done.penalty
 
     with setting.autocast(), torch.no_grad():
-        forward()
+        forward(setting.images, setting.labels)
     source_pass = method.guidance.source_pass if isinstance(method, GTA) else None
     copies = source_pass.copied_bytes if isinstance(source_pass, AdaptivePass) else lambda: 0
     return Row(says, setting.target, forward, copies=copies, **more)
 
 
-def plain_row(setting: Setting) -> Row:
-    return _method(setting, Plain(), "cross-entropy alone")
-
-
-def _plain_as_it_comes(setting: Setting) -> Row:
-    def forward() -> tuple[Tensor, Tensor]:
-        logits = setting.target(setting.images)
-        return F.cross_entropy(logits.float(), setting.labels), torch.zeros((), device=setting.device)
-
-    return Row("cross-entropy alone, in plain PyTorch", setting.target, forward)
-
-
-def _gta(setting: Setting) -> Row:
-    method = GTA(weight=WEIGHT, layers=setting.layers, source_precision="auto")
-    return _method(setting, method, "guided, the source beside the target", beside=[setting.source], same=True)
+def _guided(setting: Setting, says: str, weight: float | str = WEIGHT, compiled: bool = False) -> Row:
+    method = GTA(weight, layers=setting.layers, source_precision="auto", source_compile=compiled)
+    same = weight == WEIGHT
+    return _method(setting, says, method, beside=setting.source, same=same, compiled=compiled)
 
 
 def _gta_compiled(setting: Setting) -> Row | None:
-    method = GTA(weight=WEIGHT, layers=setting.layers, source_precision="auto", source_compile=True)
-    says = "guided, the source's pass compiled (--source-compile)"
     try:
-        return _method(setting, method, says, beside=[setting.source], same=True)
+        return _guided(setting, "guided, the source's pass compiled (--source-compile)", compiled=True)
     except GtaError:  # torch.compile has no compiler here
         return None
 
 
-def _gta_auto(setting: Setting) -> Row:
-    method = GTA(weight="auto", layers=setting.layers, source_precision="auto")
-    return _method(setting, method, "guided, with --weight auto", beside=[setting.source])
-
-
 def _gta_reuse(setting: Setting) -> Row:
     """The rows are read from a store, checksums included, as training's data loader does."""
-    method = GTA(weight=WEIGHT, layers=setting.layers, source_precision="auto")
+    method = GTA(WEIGHT, layers=setting.layers, source_precision="auto")
     method.attach(setting.target, setting.source)
     folder = TemporaryDirectory(prefix="gta-bench-")
     pairs = [(str(i), 0) for i in range(len(setting.images))]
@@ -122,80 +103,78 @@ def _gta_reuse(setting: Setting) -> Row:
             made.add(pairs, [stored])
         return made
 
-    def rows() -> Tensor:
-        kept = store(torch.is_autocast_enabled(setting.device.type))
-        with torch.autocast(setting.device.type, enabled=False):  # a data loader knows of none
-            return torch.stack([kept.read(pair) for pair in pairs]).to(setting.device, non_blocking=True)
+    def rows(images: Tensor) -> list[Tensor]:
+        kept = store(torch.is_autocast_enabled(images.device.type))
+        with torch.autocast(images.device.type, enabled=False):  # a data loader knows of none
+            read = torch.stack([kept.read(pair) for pair in pairs[: len(images)]])
+            return list(read.to(images.device, non_blocking=True).float().unbind(1))
 
-    return _method(setting, method, "guided, the source's rows read from a store (--reuse)", rows, same=True)
+    return _method(setting, "guided, the source's rows read from a store (--reuse)", method, rows, same=True)
+
+
+def _alone(says: str, model: nn.Module, logits: Callable[[Tensor], Tensor]) -> Row:
+    def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return F.cross_entropy(logits(images).float(), labels), torch.zeros((), device=labels.device)
+
+    return Row(says, model, forward)
+
+
+def _beside(
+    says: str, model: nn.Module, source: nn.Module, read: Callable[..., tuple[Tensor, list[Tensor]]], **more: Any
+) -> Row:
+    """The penalty on what `read` gives of a model and images beside its logits, of all of the source's pass."""
+
+    def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            _, frozen = read(source, images)
+        logits, rows = read(model, images)
+        return F.cross_entropy(logits.float(), labels), penalty_of(rows, frozen)
+
+    return Row(says, model, forward, beside=source, **more)
 
 
 def _unfused_plain(setting: Setting) -> Row:
     """What it does by itself that attention is multiplied out: on CPUs in bf16 the fused backward can be the slower."""
 
-    def forward() -> tuple[Tensor, Tensor]:
-        with unfused(setting.target):
-            logits = setting.target(setting.images)
-        return F.cross_entropy(logits.float(), setting.labels), torch.zeros((), device=setting.device)
-
-    return Row("cross-entropy alone, attention multiplied out", setting.target, forward)
+    return _alone("cross-entropy alone, attention multiplied out", setting.target, unfused(setting.target))
 
 
 def _hooks(setting: Setting) -> Row:
     """As most repositories do it: attention multiplied out in both models, the source run to its end."""
-
-    def forward() -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            _, frozen = unfused_rows(setting.source, setting.images, setting.layers)
-        logits, rows = unfused_rows(setting.target, setting.images, setting.layers)
-        return F.cross_entropy(logits.float(), setting.labels), penalty_of(rows, frozen)
-
     says = "both models' attention multiplied out and its [cls] rows kept, full source pass"
-    return Row(says, setting.target, forward, beside=[setting.source], same=True)
+    twins = {id(model): unfused(model) for model in (setting.target, setting.source)}
+    read = partial(unfused_rows, layers=setting.layers)
+    return _beside(says, setting.target, setting.source, lambda m, x: read(twins[id(m)], x), same=True)
 
 
 def _transformers_plain(setting: Setting) -> Row | None:
     if setting.peers is None:
         return None
-    target, _ = setting.peers
-
-    def forward() -> tuple[Tensor, Tensor]:
-        _attend(target, "sdpa")
-        logits = target(setting.images).logits
-        return F.cross_entropy(logits.float(), setting.labels), torch.zeros((), device=setting.device)
-
-    return Row("transformers' own model of the same shape, fused attention, cross-entropy alone", target, forward)
+    target: Any = setting.peers[0]
+    says = "transformers' own model of the same shape, fused attention, cross-entropy alone"
+    return _alone(says, target, lambda images: _attending(target, "sdpa")(images).logits)
 
 
 def _transformers_attentions(setting: Setting) -> Row | None:
     """As transformers offers it: all maps of both models after softmax, which is all that its interface gives."""
     if setting.peers is None:
         return None
-    target, source = setting.peers
-    patches = patches_of(setting.target)
+    patches = shape_of(setting.target).patches
 
-    def rows(model: nn.Module) -> tuple[Tensor, list[Tensor]]:
-        _attend(model, "eager")
-        seen = model(setting.images, output_attentions=True)
-        maps = [seen.attentions[layer] for layer in setting.layers]
-        return seen.logits, [m[:, :, 0, -patches:].float() for m in maps]
-
-    def forward() -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            _, frozen = rows(source)
-        logits, tuned = rows(target)
-        return F.cross_entropy(logits.float(), setting.labels), penalty_of(tuned, frozen)
+    def read(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        seen = _attending(model, "eager")(images, output_attentions=True)
+        return seen.logits, [seen.attentions[layer][:, :, 0, -patches:].float() for layer in setting.layers]
 
     says = "the same with output_attentions=True, eager: rows after softmax, so another penalty"
-    return Row(says, target, forward, beside=[source], against="transformers plain")
+    return _beside(says, *setting.peers, read, against="transformers plain")
 
 
 ROWS: dict[str, Callable[[Setting], Row | None]] = {
-    "plain": plain_row,
-    "plain as it comes": _plain_as_it_comes,
-    "gta": _gta,
+    "plain": lambda s: _method(s, "cross-entropy alone", Plain()),
+    "plain as it comes": lambda s: _alone("cross-entropy alone, in plain PyTorch", s.target, s.target),
+    "gta": lambda s: _guided(s, "guided, the source beside the target"),
     "gta compiled": _gta_compiled,
-    "gta weight=auto": _gta_auto,
+    "gta weight=auto": lambda s: _guided(s, "guided, with --weight auto", weight="auto"),
     "gta reuse": _gta_reuse,
     "unfused plain": _unfused_plain,
     "unfused hooks": _hooks,
@@ -208,14 +187,15 @@ def penalty_of(target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:
     return WEIGHT * torch.stack([(t - s).square().mean() for t, s in zip(target, source, strict=True)]).mean()
 
 
-def _attend(model: nn.Module, how: str) -> None:
-    if model.config._attn_implementation != how:  # type: ignore[union-attr]
-        model.set_attn_implementation(how)  # type: ignore[operator]
+def _attending(model: Any, how: str) -> Any:
+    if model.config._attn_implementation != how:
+        model.set_attn_implementation(how)
+    return model
 
 
 def unfused_rows(model: nn.Module, images: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-    """Logits of the model, and its [cls] rows (B, H, N) of all tokens but the prefix."""
-    with unfused(model), (seen := _SoftmaxInputs(vit_info(model).prefix_tokens)):
+    """Logits of an `unfused` model, and its [cls] rows (B, H, N) of all tokens but the prefix."""
+    with _SoftmaxInputs(vit_info(model).prefix_tokens) as seen:
         logits = model(images)
     return logits, [seen.rows[layer] for layer in layers]
 
@@ -235,34 +215,10 @@ class _SoftmaxInputs(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def unfused(model: nn.Module) -> Iterator[None]:
-    """timm's attention multiplies its maps out inside."""
-    modules: list[Any] = [module for module in model.modules() if getattr(module, "fused_attn", False)]
-    for module in modules:
-        module.fused_attn = False
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.fused_attn = True
-
-
-def forward_pass(row: Row, setting: Setting) -> Tensor:
-    with setting.autocast():
-        loss, penalty = row.forward()
-    return loss + penalty
-
-
-def backward(row: Row, setting: Setting) -> None:
-    for _ in range(row.steps):
-        forward_pass(row, setting).backward()  # type: ignore[no-untyped-call]
-        row.model.zero_grad()
-
-
-def rows_flops(source: nn.Module, patches: int, layers: int) -> int:
-    """Per image, of the rows of both models and of the target's backward to q and to k.
-
-    They are products of elements and sums, which torch's counter leaves out.
-    """
-    return 4 * 2 * vit_info(source).heads * head_width(source) * patches * layers
+def unfused(model: nn.Module) -> nn.Module:
+    """A twin that has the model's weights; timm multiplies its attention out."""
+    twin = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+    for module in twin.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # type: ignore[assignment]
+    return twin

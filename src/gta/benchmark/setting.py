@@ -1,14 +1,11 @@
 """Under what `gta bench` measures: the models and images that every row shares, and the machine."""
 
-from __future__ import annotations
-
 import copy
 import platform
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,13 +14,15 @@ from torchvision.transforms.v2.functional import normalize
 
 from gta.benchmark.options import Bench
 from gta.devices import default_device
-from gta.sources.info import source_info
-from gta.sources.loading import new_target
+from gta.sources.info import SourceInfo, source_info
+from gta.sources.loading import build, new_target
 from gta.training.fit import load_for_training
+from gta.training.results import versions
 from gta.training.trainer import resolve_precision
 from gta.vit.structure import resolve_layers, vit_info
 
 CLASSES = 10
+RANDOM = "random:"
 
 
 @dataclass(frozen=True)
@@ -48,25 +47,6 @@ class Setting:
     layers: tuple[int, ...]
     low: bool
 
-    @classmethod
-    def of(cls, options: Bench) -> Setting:
-        device = default_device()
-        source = load_for_training(options.source, options.image_size, options.heads).to(device)
-        body = vit_info(source)
-        generator = torch.Generator().manual_seed(0)
-        target = _moved(new_target(source, CLASSES), generator).to(device)
-        pictures = [picture(options.image_size, options.image_size, generator) for _ in range(options.batch_size)]
-        info = source_info(source)
-        return cls(
-            target=target,
-            source=source,
-            peers=_peers(target, device),
-            images=normalize(torch.stack(pictures), list(info.mean), list(info.std)).to(device),
-            labels=torch.randint(CLASSES, (options.batch_size,), generator=generator).to(device),
-            layers=resolve_layers(options.layers, body.depth),
-            low="bf16" in resolve_precision(options.precision),
-        )
-
     @property
     def device(self) -> torch.device:
         return self.images.device
@@ -74,9 +54,36 @@ class Setting:
     def autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, torch.bfloat16) if self.low else nullcontext()
 
-    def part(self, count: int) -> Setting:
-        """The same with fewer images."""
-        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+def make_setting(options: Bench) -> Setting:
+    device, generator = default_device(), torch.Generator().manual_seed(0)
+    source = load(options, options.image_size).to(device)
+    target = new_target(source, CLASSES)
+    with torch.no_grad():
+        for parameter in target.parameters():
+            if parameter.numel() > 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * parameter.std() * 0.02)
+    pictures = [picture(options.image_size, options.image_size, generator) for _ in range(options.batch_size)]
+    info = source_info(source)
+    return Setting(
+        target=target.to(device),
+        source=source,
+        peers=transformers_peers(target, device),
+        images=normalize(torch.stack(pictures), list(info.mean), list(info.std)).to(device),
+        labels=torch.randint(CLASSES, (options.batch_size,), generator=generator).to(device),
+        layers=resolve_layers(options.layers, vit_info(source).depth),
+        low="bf16" in resolve_precision(options.precision),
+    )
+
+
+def load(options: Bench, size: int) -> nn.Module:
+    """The source for images of that side; `random:NAME` is an architecture of timm's without its weights."""
+    if not options.source.startswith(RANDOM):
+        return load_for_training(options.source, size, options.heads)
+    name = options.source.removeprefix(RANDOM)
+    model: nn.Module = build(name, {"img_size": size, "num_classes": 0})
+    model.info = SourceInfo(options.source, name, {"img_size": size})  # type: ignore[assignment]
+    return model.requires_grad_(False).eval()
 
 
 def picture(width: int, height: int, generator: torch.Generator) -> Tensor:
@@ -88,73 +95,75 @@ def picture(width: int, height: int, generator: torch.Generator) -> Tensor:
     return (pixels[0] + 0.5).clamp(0, 1)
 
 
-def _moved(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.numel() > 1:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * parameter.std() * 0.02)
-    return model
-
-
-def _peers(target: nn.Module, device: torch.device) -> tuple[nn.Module, nn.Module] | None:
+def transformers_peers(target: Any, device: torch.device) -> tuple[nn.Module, nn.Module] | None:
     """Target and source in transformers: DINOv2 where the target scales its layers' outputs, else ViT."""
     try:
         import transformers
     except ImportError:
         return None
-    vit: Any = target
-    block = vit.blocks[0]
-    shape = {
-        "hidden_size": vit.embed_dim,
-        "num_hidden_layers": len(vit.blocks),
-        "num_attention_heads": vit_info(target).heads,
-        "image_size": vit.patch_embed.img_size[0],
-        "patch_size": vit.patch_embed.patch_size[0],
-        "num_channels": vit_info(target).channels,
-        "num_labels": CLASSES,
-    }
-    hidden = block.mlp.fc1.out_features if hasattr(block.mlp, "fc1") else 4 * vit.embed_dim
-    ratio, registers = round(hidden / vit.embed_dim), vit_info(target).prefix_tokens - 1
-    kind: Any
+    block, registers = target.blocks[0], vit_info(target).prefix_tokens - 1
+    hidden = block.mlp.fc1.out_features if hasattr(block.mlp, "fc1") else 4 * target.embed_dim
+    more: dict[str, Any] = {"mlp_ratio": round(hidden / target.embed_dim)}
     if isinstance(getattr(block, "ls1", None), (nn.Identity, type(None))):
-        kind = transformers.ViTForImageClassification
-        config: Any = transformers.ViTConfig(**shape, intermediate_size=hidden)
+        kind, more = "ViT", {"intermediate_size": hidden}
     elif registers:
-        kind = transformers.Dinov2WithRegistersForImageClassification
-        config = transformers.Dinov2WithRegistersConfig(**shape, mlp_ratio=ratio, num_register_tokens=registers)
+        kind, more = "Dinov2WithRegisters", {**more, "num_register_tokens": registers}
     else:
-        kind = transformers.Dinov2ForImageClassification
-        config = transformers.Dinov2Config(**shape, mlp_ratio=ratio)
-    models = [kind._from_config(copy.deepcopy(config), attn_implementation="sdpa").to(device) for _ in range(2)]
+        kind = "Dinov2"
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=target.embed_dim,
+        num_hidden_layers=len(target.blocks),
+        num_attention_heads=vit_info(target).heads,
+        image_size=target.patch_embed.img_size[0],
+        patch_size=target.patch_embed.patch_size[0],
+        num_channels=vit_info(target).channels,
+        num_labels=CLASSES,
+        **more,
+    )
+    classifier = getattr(transformers, f"{kind}ForImageClassification")
+    models = [classifier._from_config(copy.deepcopy(config), attn_implementation="sdpa").to(device) for _ in range(2)]
     return models[0].train(), models[1].requires_grad_(False).eval()
 
 
-def patch_of(model: nn.Module) -> int:
-    return int(model.patch_embed.patch_size[0])  # type: ignore[union-attr,index,arg-type]
+class Shape(NamedTuple):
+    """Of a model of timm: side of a patch in px, patches of an image, heads and their width."""
+
+    patch: int
+    patches: int
+    heads: int
+    head_width: int
 
 
-def patches_of(model: nn.Module) -> int:
-    return int(model.patch_embed.num_patches)  # type: ignore[union-attr,arg-type]
+def shape_of(model: Any) -> Shape:
+    heads, embed = vit_info(model).heads, model.patch_embed
+    return Shape(int(embed.patch_size[0]), int(embed.num_patches), heads, int(model.embed_dim) // heads)
 
 
-def head_width(model: nn.Module) -> int:
-    attention: Any = vit_info(model).attentions[0]
-    return int(getattr(attention, "head_dim", None) or model.embed_dim // attention.num_heads)  # type: ignore[operator]
+def rows_flops(shape: Shape, layers: int) -> int:
+    """Per image, of the rows of both models and of the target's backward to q and to k.
+
+    They are products of elements and sums, which torch's counter leaves out.
+    """
+    return 4 * 2 * shape.heads * shape.head_width * shape.patches * layers
 
 
-# --- where it is measured --------------------------------------------------------------------------------
+def queries_and_keys(setting: Setting, batch: int, tokens: int) -> tuple[Tensor, Tensor]:
+    """Random q and k, (B, H, N, d), side by side in memory as the source's one projection leaves them."""
+    shape = shape_of(setting.source)
+    both = torch.randn(batch, tokens, 2, shape.heads, shape.head_width, device=setting.device)
+    q, k = both.permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k
 
 
 def described(setting: Setting, options: Bench) -> dict[str, Any]:
-    info, body = source_info(setting.source), vit_info(setting.source)
-    path = Path(options.source)
+    path, vit = Path(options.source), vit_info(setting.source)
     return {
         "source": path.name if path.exists() else options.source,
-        "architecture": info.architecture,
-        "depth": body.depth,
-        "heads": body.heads,
+        "architecture": source_info(setting.source).architecture,
+        "depth": vit.depth,
+        "heads": vit.heads,
         "width": int(setting.source.embed_dim),  # type: ignore[arg-type]
-        "patches": patches_of(setting.source),
+        "patches": shape_of(setting.source).patches,
         "image_size": options.image_size,
         "batch_size": options.batch_size,
         "layers": list(setting.layers),
@@ -163,7 +172,7 @@ def described(setting: Setting, options: Bench) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else "CPU",
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -173,13 +182,3 @@ def _cpu() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("gta-vit", "torch", "timm", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

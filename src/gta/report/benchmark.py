@@ -1,17 +1,37 @@
 """The tables and the picture of `gta bench`, made from its bench.json alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 from gta.files import atomic_write, write_text
 from gta.tables import markdown
 
 GREY, GREEN, RED, BLUE = "#6b7280", "#1a7f37", "#b42318", "#1d4ed8"
-MEGA, GIGA = 1e6, 1e9
-PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # so that no line runs through a number
+MEGA = 1e6
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # so that no line runs through a number
+PARTS = {
+    "steps": "Training step",
+    "loop": "The loop around the step",
+    "whole_maps": "Whole maps",
+    "layers": "Growth with guided layers",
+    "tokens": "Growth with patches",
+}
+# of a row's field; left out where no row of a table has it
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "ms": ("median_seconds", lambda s: f"{1e3 * s:.1f}"),
+    "images/s": ("images_per_second", "{:.1f}".format),
+    "waiting for images": ("waiting", "{:.1%}".format),
+    "saved MB": ("saved_bytes", lambda b: f"{b / MEGA:.1f}"),
+    "peak MB": ("peak_bytes", lambda b: f"{b / MEGA:.1f}"),
+    "source MB": ("source_bytes", lambda b: f"{b / MEGA:.1f}"),
+    "MFLOPs an image": ("flops_per_image", lambda f: f"{f / MEGA:.4g}"),
+    "FLOPs ratio": ("flops_ratio", "{:.3f}".format),
+    "ratio / FLOPs": ("over_flops", "{:.3f}".format),
+    "penalty off by": ("penalty_off", lambda off: ", ".join(f"{o:.0e} ({how})" for how, o in off.items()) or "–"),
+    "off by": ("off", lambda off: ", ".join(f"{o:.0e} ({how})" for how, o in off.items())),
+}
 
 
 class Table(NamedTuple):
@@ -41,113 +61,22 @@ def where(found: Mapping[str, Any]) -> str:
     return (
         f"{s['architecture']} ({s['source']}), {s['depth']} layers, {s['heads']} heads, width {s['width']}; "
         f"{s['image_size']} px ({s['patches']} patches), batch {s['batch_size']}, "
-        f"{'float32' if s['precision'] == '32' else 'bf16 autocast'}, "
-        f"{layers} guided; {machine}, {s['threads']} CPU threads, "
-        f"{', '.join(f'{k} {v}' for k, v in s['versions'].items())}; {s['rounds']} rounds{load}."
+        f"{'float32' if s['precision'] == '32' else 'bf16 autocast'}, {layers} guided; {machine}, {s['threads']} CPU "
+        f"threads, {s['versions']}; {s['rounds']} rounds{load}."
     )
 
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
     """The tables of a bench.json."""
-    return [
-        _steps(found["steps"]),
-        _pipeline(found["pipeline"]),
-        _maps(found["whole_maps"]),
-        _growth(found["growth"]),
-    ]
+    return [Table(title, list(_lines(found[part]["rows"])), found[part]["notes"]) for part, title in PARTS.items()]
 
 
-def _steps(steps: Mapping[str, Any]) -> Table:
-    rows = [
-        {
-            "step": name,
-            "ms": f"{1e3 * r['median_seconds']:.1f}",
-            "ratio": "1" if name == "plain" else f"{r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]",
-            "to": None if name == "plain" else r["against"],
-            "images/s": f"{r['images_per_second']:.1f}",
-            "saved MB": f"{r['saved_bytes'] / MEGA:.1f}",
-            "peak + source MB": f"{r['peak_bytes'] / MEGA:.1f} + {r['source_bytes'] / MEGA:.1f}",
-            "FLOPs ratio": f"{r['flops_ratio']:.3f}",
-            "ratio / FLOPs": f"{r['over_flops']:.3f}",
-            "penalty off by": ", ".join(f"{off:.0e} ({how})" for how, off in r["penalty_off"].items()) or None,
-        }
-        for name, r in steps["rows"].items()
-    ]
-    f = steps["floor"]
-    floor = (
-        f"Floor of a step in which a source sees the images: {f['ratio']:.3f} of the plain step's FLOPs "
-        f"({f['plain_flops'] / GIGA:.3g} G per image, of the source {f['source_flops'] / GIGA:.3g} G, of the rows "
-        f"{f['rows_flops'] / GIGA:.2g} G). gta took {f['over_floor']:.3f} times that."
-    )
-    return Table("Training step", rows, [floor, *(f"{name}: {r['says']}" for name, r in steps["rows"].items())])
-
-
-def _pipeline(around: Mapping[str, Any]) -> Table:
-    rows: list[dict[str, str | None]] = [
-        {
-            "plain step": name,
-            "ms": f"{1e3 * median(seconds):.1f}",
-            "ratio": f"{around['ratio']:.3f} [{around['low']:.3f}, {around['high']:.3f}]" if name != "by hand" else "1",
-            "of it waiting for images": f"{around['waiting'][name]:.1%}",
-        }
-        for name, seconds in around["seconds"].items()
-    ]
-    width, height = around["photo"]
-    photos = (
-        f"Epochs of {around['steps']} steps on JPEG files of {width}×{height} px, augmented by "
-        f"{around['workers'] or 'no'} processes beside the training's."
-    )
-    return Table("The loop around the step", rows, [photos])
-
-
-def _maps(maps: Mapping[str, Any]) -> Table:
-    peaks, off, faster = maps["peak_bytes"], maps["off"], maps["faster"]
-
-    def line(what: str, digits: str, of: Mapping[str, float], ratio: str | None = None) -> dict[str, str | None]:
-        return {"": what, "naive": format(of["naive"], digits), "gta": format(of["gta"], digits), "naive / gta": ratio}
-
-    rows = [
-        line(
-            "ms, forward and backward",
-            ".1f",
-            {name: 1e3 * median(s) for name, s in maps["seconds"].items()},
-            f"{faster['ratio']:.2f} [{faster['low']:.2f}, {faster['high']:.2f}]",
-        ),
-        line("extra memory, MB", ".1f", {k: v / MEGA for k, v in peaks.items()}, f"{maps['less_memory']:.1f}"),
-    ]
-    for how in off:
-        for part in ("value", "gradient"):
-            rows.append(line(f"{part} off by, maps {how}", ".0e", {k: v[part] for k, v in off[how].items()}))
-    shape = (
-        f"{maps['size']} px ({maps['tokens']} patches), {maps['batch']} images, {maps['heads']} heads of width "
-        f"{maps['head_width']}, float32, one layer; errors are relative, against float64."
-    )
-    return Table("Whole maps", rows, [shape])
-
-
-def _growth(growth: Mapping[str, Any]) -> Table:
-    rows: list[dict[str, str | None]] = []
-    for by, g in growth.items():
-        for part in ("guide", "rows"):
-            line = g[part]["line"]
-            each = [f / x for f, x in zip(g[part]["flops"], g["x"], strict=True)]
-            rows.append(
-                {
-                    "": f"{'whole guide' if part == 'guide' else 'rows alone'} by {by}",
-                    "at": ", ".join(map(str, g["x"])),
-                    "ms": ", ".join(f"{1e3 * median(s):.3g}" for s in g[part]["seconds"]),
-                    "R²": f"{line['r2']:.4f}",
-                    "off the line": f"{line['residual']:.1%}",
-                    "MFLOPs each": f"{each[0] / MEGA:.4g}" + ("" if part == "rows" else f" to {each[-1] / MEGA:.4g}"),
-                }
-            )
-    tokens = growth["tokens"]
-    shares = [g / p for g, p in zip(tokens["guide"]["flops"], tokens["plain_flops"], strict=True)]
-    share = (
-        f"Of the plain step's FLOPs the whole guide makes {min(shares):.1%} to {max(shares):.1%}, over all "
-        "these numbers of tokens: the source's pass grows as the model's own does, attention's N² included."
-    )
-    return Table("Growth", rows, [share])
+def _lines(rows: Mapping[str, Any]) -> Iterator[dict[str, str | None]]:
+    there = {name: column for name, column in COLUMNS.items() if any(column[0] in r for r in rows.values())}
+    for name, r in rows.items():
+        cells = {column: show(r[field]) for column, (field, show) in there.items()}
+        ratio = "1" if r["against"] == name else f"{r['ratio']:.3f} [{r['low']:.3f}, {r['high']:.3f}]"
+        yield {"": name, "ms": cells.pop("ms"), "ratio": ratio, "to": None if ratio == "1" else r["against"], **cells}
 
 
 # --- the picture ------------------------------------------------------------------------------------------
@@ -157,22 +86,27 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     """Steps as ratios to the plain one, their memory, the growth lines and whole maps, as one PNG."""
     from matplotlib.figure import Figure
 
-    steps = found["steps"]["rows"]
+    steps, floor = found["steps"]["rows"], found["steps"]["floor"]["ratio"]
     figure = Figure(figsize=(11, 4.4 + 0.42 * len(steps)), dpi=150, facecolor="white")
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12, wspace=0.04, hspace=0.05)
     halves: Any = figure.subfigures(2, 1, height_ratios=[0.42 * len(steps) + 1.2, 3.2])
     above, below = halves
     time, memory = above.subplots(1, 2, sharey=True, width_ratios=[1.7, 1])
-    _draw_time(time, steps, found["steps"]["floor"])
-    _draw_memory(memory, steps)
-    layers, tokens, maps = below.subplots(1, 3, width_ratios=[1, 1, 0.7])
-    _draw_line(layers, found["growth"]["layers"], "guided layers")
-    _draw_line(tokens, found["growth"]["tokens"], "patches of an image")
-    _draw_maps(maps, found["whole_maps"])
+    layers, tokens, maps = below.subplots(1, 3, width_ratios=[1, 1, 0.9])
+    _ratios(time, steps, "Time of a training step, × plain (black: lowest to highest)")
+    time.axvline(floor, color=GREEN, linewidth=1.2, linestyle=(0, (4, 3)))
+    note = f"{floor:.2f}: FLOPs of plain and a source's rows"
+    time.text(floor + 0.02, -0.5, note, color=GREEN, fontsize=8.5, va="center")
+    _memory(memory, steps)
+    _growth(layers, found["layers"], "guided layers")
+    _growth(tokens, found["tokens"], "patches of an image")
+    _ratios(maps, found["whole_maps"]["rows"], "Time of whole maps, × gta")
+    whole = found["whole_maps"]
+    maps.set_xlabel(f"{whole['tokens']} patches; naive takes {whole['less_memory']:.1f} times the memory", fontsize=8.5)
     for axis in (time, memory, layers, tokens, maps):
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8.5)
-    figure.supxlabel(_short(found["setting"]), fontsize=8, color=GREY)
+    figure.supxlabel(where(found).partition("; load")[0].rpartition(", python")[0], fontsize=8, color=GREY)
     with atomic_write(path) as new:
         figure.savefig(new, format="png")
 
@@ -185,74 +119,44 @@ def _colour(name: str) -> str:
     return GREEN if name.startswith("gta") else GREY if "plain" in name else RED
 
 
-def _draw_time(axis: Any, steps: Mapping[str, Any], floor: Mapping[str, float]) -> None:
-    names = list(steps)
-    for y, (name, r) in enumerate(steps.items()):
+def _ratios(axis: Any, rows: Mapping[str, Any], title: str) -> None:
+    first = next(iter(rows))
+    for y, (name, r) in enumerate(rows.items()):
         axis.barh(y, r["ratio"], color=_colour(name), height=0.62, alpha=0.85)
         axis.plot([r["low"], r["high"]], [y, y], color="black", linewidth=1.4, solid_capstyle="butt")
-        other = "" if r["against"] == "plain" else f" × {r['against']}"
-        axis.text(
-            max(r["high"], r["ratio"]) + 0.02, y, f"{r['ratio']:.2f}{other}", va="center", fontsize=8.5, bbox=PLAIN
-        )
+        text = f"{r['ratio']:.2f}" + ("" if r["against"] == first else f" × {r['against']}")
+        axis.text(r["high"] * 1.01 + 0.02, y, text, va="center", fontsize=8.5, bbox=WHITE)
     axis.axvline(1, color="black", linewidth=0.8)
-    axis.axvline(floor["ratio"], color=GREEN, linewidth=1.2, linestyle=(0, (4, 3)))
-    axis.text(floor["ratio"] + 0.02, -0.5, f"{floor['ratio']:.2f}: FLOPs of plain and a source's rows", color=GREEN,
-              fontsize=8.5, va="center")  # fmt: skip
-    axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.5, -0.85)
-    axis.set_xlim(0, max(1.35 * max(r["high"] for r in steps.values()), floor["ratio"] + 0.8))
-    _title(axis, "Time of a training step, × plain (black: lowest to highest)")
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set_ylim(len(rows) - 0.5, -0.85)
+    axis.set_xlim(0, 1.35 * max(r["high"] for r in rows.values()) + 0.2)
+    _title(axis, title)
 
 
-def _draw_memory(axis: Any, steps: Mapping[str, Any]) -> None:
-    most = max(r["peak_bytes"] + r["source_bytes"] for r in steps.values())
-    unit, word = (GIGA, "GB") if most >= GIGA else (MEGA, "MB")
-    for y, (name, r) in enumerate(steps.items()):
-        peak, beside = r["peak_bytes"] / unit, r["source_bytes"] / unit
-        axis.barh(y, peak, color=_colour(name), height=0.62, alpha=0.85)
-        axis.barh(
-            y, beside, left=peak, color="white", edgecolor=_colour(name), hatch="////", height=0.62, linewidth=0.8
-        )
-        axis.text(peak + beside + 0.015 * most / unit, y, f"{peak:.3g}" + (f" + {beside:.3g}" if beside else ""),
-                  va="center", fontsize=8.5)  # fmt: skip
-    axis.set_xlim(0, 1.3 * most / unit)
+def _memory(axis: Any, rows: Mapping[str, Any]) -> None:
+    most = max(r["peak_bytes"] + r["source_bytes"] for r in rows.values()) / MEGA
+    for y, (name, r) in enumerate(rows.items()):
+        peak, source, colour = r["peak_bytes"] / MEGA, r["source_bytes"] / MEGA, _colour(name)
+        axis.barh(y, peak, color=colour, height=0.62, alpha=0.85)
+        axis.barh(y, source, left=peak, color="white", edgecolor=colour, hatch="////", height=0.62, linewidth=0.8)
+        text = f"{peak:,.0f}" + (f" + {source:,.0f}" if source else "")
+        axis.text(peak + source + 0.015 * most, y, text, va="center", fontsize=8.5)
+    axis.set_xlim(0, 1.4 * most)
     axis.tick_params(left=False, labelleft=False)
-    _title(axis, f"Peak memory + source's weights, {word}")
+    _title(axis, "Peak memory + source's weights, MB")
 
 
-def _draw_line(axis: Any, grown: Mapping[str, Any], label: str) -> None:
-    x = grown["x"]
-    for part, colour, word in (("guide", GREEN, "whole guide"), ("rows", BLUE, "rows alone")):
-        times = [[1e3 * s for s in seconds] for seconds in grown[part]["seconds"]]
-        middle, line = [median(t) for t in times], grown[part]["line"]
+def _growth(axis: Any, grown: Mapping[str, Any], label: str) -> None:
+    x: Sequence[int] = grown["x"]
+    for part, colour, word in (("whole", GREEN, "whole guide"), ("rows", BLUE, "rows alone")):
+        rows, line = [grown["rows"][f"{part} {v}"] for v in x], grown["lines"][part]
         axis.plot(x, [1e3 * (line["intercept"] + line["slope"] * v) for v in x], color=colour, linewidth=1.2)
-        axis.vlines(x, [min(t) for t in times], [max(t) for t in times], color=colour, alpha=0.35, linewidth=3)
+        low, high = ([1e3 * most(r["seconds"]) for r in rows] for most in (min, max))
+        axis.vlines(x, low, high, color=colour, alpha=0.35, linewidth=3)
+        middle = [1e3 * r["median_seconds"] for r in rows]
         axis.plot(x, middle, "o", color=colour, markersize=4, label=f"{word}, R² {line['r2']:.4f}")
     axis.set_xlim(0, 1.05 * x[-1])
     axis.set_ylim(0)
     axis.set_xlabel(label, fontsize=8.5)
     axis.legend(frameon=False, fontsize=8, loc="upper left")
     _title(axis, f"Guide, ms a step, by {label}")
-
-
-def _draw_maps(axis: Any, maps: Mapping[str, Any]) -> None:
-    f = maps["faster"]
-    for x, value, top, text in (
-        (0, f["ratio"], f["high"], f"{f['ratio']:.1f} times\nfaster"),
-        (1, maps["less_memory"], maps["less_memory"], f"{maps['less_memory']:.1f} times\nless memory"),
-    ):
-        axis.bar(x, value, color=GREEN, width=0.6, alpha=0.85)
-        axis.text(x, top, text, ha="center", va="bottom", fontsize=8.5)
-    axis.plot([0, 0], [f["low"], f["high"]], color="black", linewidth=1.4)
-    axis.axhline(1, color=GREY, linewidth=0.8)
-    axis.set_xticks([])
-    axis.set_xlim(-0.6, 1.6)
-    axis.set_ylim(0, 1.25 * max(f["high"], maps["less_memory"]))
-    axis.set_xlabel(f"{maps['tokens']} patches, batch {maps['batch']}", fontsize=8.5)
-    _title(axis, "Whole maps, naive / gta")
-
-
-def _short(s: Mapping[str, Any]) -> str:
-    precision = "float32" if s["precision"] == "32" else "bf16"
-    machine = f"{s['cpu']}, {s['threads']} threads" if s["device"] == "CPU" else s["device"]
-    return f"{s['architecture']}, {s['image_size']} px, batch {s['batch_size']}, {precision}; {machine}"

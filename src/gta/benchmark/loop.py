@@ -11,7 +11,6 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import to_pil_image
 
 from gta.acceleration.attention import ShortAttention
@@ -34,18 +33,16 @@ STEPS = 4  # of an epoch
 PHOTO = (500, 375)  # px
 
 
-def pipeline(setting: Setting, rounds: int) -> dict[str, Any]:
-    """Epochs of plain fine-tuning on JPEG photographs, by `gta train`'s loop and by hand, in turn.
+def around_the_step(setting: Setting, rounds: int) -> dict[str, Any]:
+    """Epochs of plain fine-tuning on JPEG photographs, by `gta train`'s loop and by hand, in turn; per step.
 
     Both have the same images, augmentation, loader, model, precision, AdamW and clipping; the first epoch of each, in
     which the photographs are decoded, is left out.
     """
-    info = source_info(setting.source)
-    size, device = setting.images.shape[-1], setting.device
-    workers = workers_for(device.type)
+    info, size = source_info(setting.source), setting.images.shape[-1]
+    workers = workers_for(setting.device.type)
     with TemporaryDirectory(prefix="gta-bench-") as name:
-        folder = Path(name)
-        samples = _photographs(folder, STEPS * len(setting.images))
+        samples = _photographs(Path(name), STEPS * len(setting.images))
         options = TrainOptions(
             data=name, out=name, method="plain", epochs=rounds + 1, batch_size=len(setting.images), lr=1e-5,
             precision="bf16" if setting.low else "32", image_size=size, devices=1,
@@ -55,32 +52,33 @@ def pipeline(setting: Setting, rounds: int) -> dict[str, Any]:
         normalise = partial(normalised, mean=info.mean, std=info.std)
         method = ComposedMethod(setting.target, setting.source, [Plain()], around_target=ShortAttention)
         module = FineTuning(method, options, STEPS * options.epochs, lambda: (), normalise)
-        run = RunFolder(folder, resume=False, overwrite=False)
-        recorder, by_hand = Recorder(run), _ByHand(setting, options, batches, normalise)
-        trainer = make_trainer(options, [recorder, by_hand], Checkpoints(run), changing=False)
-        trainer.fit(module, batches)
-    ours, theirs = ([e["seconds"] / STEPS for e in epochs[1:]] for epochs in (recorder.epochs, by_hand.epochs))
-    return {
-        "seconds": {"gta train": ours, "by hand": theirs},
-        **compared(ours, theirs),
-        "waiting": {
-            name: median(e["waiting"] / e["seconds"] for e in epochs[1:])
-            for name, epochs in (("gta train", recorder.epochs), ("by hand", by_hand.epochs))
-        },
-        "workers": workers,
-        "steps": STEPS,
-        "photo": list(PHOTO),
+        run = RunFolder(Path(name), resume=False, overwrite=False)
+        ours, theirs = Recorder(run), _ByHand(setting, options, batches, normalise)
+        make_trainer(options, [ours, theirs], Checkpoints(run), changing=False).fit(module, batches)
+    epochs = {"gta train": ours.epochs[1:], "by hand": theirs.epochs[1:]}
+    seconds = {name: [e["seconds"] / STEPS for e in those] for name, those in epochs.items()}
+    rows = {
+        name: {
+            "against": "by hand",
+            **compared(seconds[name], seconds["by hand"]),
+            "waiting": median(e["waiting"] / e["seconds"] for e in those),
+        }
+        for name, those in epochs.items()
     }
+    note = (
+        f"Epochs of {STEPS} plain steps on JPEG files of {PHOTO[0]}×{PHOTO[1]} px, augmented by {workers or 'no'} "
+        "processes beside the training's."
+    )
+    return {"rows": rows, "notes": [note]}
 
 
 class _ByHand(L.Callback):
     """An epoch as one writes it without a framework, after each of the trainer's."""
 
-    def __init__(self, setting: Setting, options: TrainOptions, batches: DataLoader[Any], normalise: Any) -> None:
+    def __init__(self, setting: Setting, options: TrainOptions, batches: Any, normalise: Any) -> None:
         self.setting, self.options, self.batches, self.normalise = setting, options, batches, normalise
         self.epochs: list[dict[str, float]] = []
-        groups = parameter_groups(setting.target, options)
-        self.optimizer = torch.optim.AdamW(groups, lr=options.lr)
+        self.optimizer = torch.optim.AdamW(parameter_groups(setting.target, options), lr=options.lr)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model, device, waiting = self.setting.target, self.setting.device, 0.0
