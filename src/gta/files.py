@@ -182,6 +182,11 @@ def _sync(path: Path) -> None:
         os.close(number)
 
 
+def printable(text: str) -> str:
+    """A name for a picture: bytes of it that are no UTF-8 as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def write_text(path: Path, text: str) -> None:
     with atomic_write(path) as new:
         new.write_text(text, encoding="utf-8", errors="surrogateescape")  # file names may be any bytes

@@ -99,7 +99,7 @@ class Run:
         if not path.is_file():
             raise GtaError(f"{self.folder} has no {PREDICTIONS}: its data has neither val nor test.")
         text = dict.fromkeys(("split", "path", "label", "guess"), str)
-        return pandas.read_csv(path, dtype=text, keep_default_na=False)
+        return pandas.read_csv(path, dtype=text, keep_default_na=False, encoding_errors="surrogateescape")
 
     def evaluate(self, data: str | Path | None = None, split: str = "test") -> dict[str, Any]:
         """Accuracy, attention and drift on a split of the run's data, or of other data with the same classes.

@@ -24,8 +24,8 @@ def outside_cause(error: BaseException) -> str | None:
     """What outside of the program made it fail, with a way out; None for a fault of its own."""
     if isinstance(error, OSError):
         where = error.filename if error.filename is not None else "a file or stream"
-        said = error.strerror or str(error).strip().splitlines()[-1]
-        return f"{printable(where)}: {said}. {_WAYS_OUT.get(error.errno or 0, '')}".rstrip()
+        said = error.strerror or in_own_words(error)
+        return f"{os.fsdecode(where) if isinstance(where, bytes) else where}: {said}. {_WAYS_OUT.get(error.errno or 0, '')}".rstrip()
     text = str(error).strip()
     line = text.partition("\n")[0][:200] or type(error).__name__
     if isinstance(error, MemoryError) or any(words in text.lower() for words in _MEMORY):
@@ -35,10 +35,10 @@ def outside_cause(error: BaseException) -> str | None:
     return None
 
 
-def printable(text: object) -> str:
-    """A path as text that any stream takes."""
-    decoded = os.fsdecode(text) if isinstance(text, bytes) else str(text)
-    return decoded.encode("utf-8", "backslashreplace").decode()
+def in_own_words(error: BaseException) -> str:
+    """What an error says, without the traceback that torch puts before it if it comes from a loader's process."""
+    text = str(error).strip()
+    return text.rpartition(f"{type(error).__name__}: ")[2] if "Original Traceback" in text else text
 
 
 def open_streams() -> None:

@@ -8,22 +8,24 @@ is a switch. The docstring's `Args` are the help. (jsonargparse's `auto_cli` wou
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from inspect import BoundArguments, Parameter, signature
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, Namespace
 
 from gta import __version__
-from gta.cli.boundary import open_streams, outside_cause
+from gta.cli.boundary import in_own_words, open_streams, outside_cause
 from gta.errors import GtaError
 from gta.registry import Registry
 
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
 OWN_FAULT = 70  # sysexits.h calls it EX_SOFTWARE
 
@@ -91,6 +93,15 @@ class OptionParser(ArgumentParser):
             kwargs = {"action": "store_true", "help": kwargs["help"]}
         dashed = tuple(n.replace("_", "-") for n in names if n.startswith("--") and "_" in n)
         return super().add_argument(*dashed, *names, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Without the list of all options, behind which the message would hide."""
+        name = " ".join(word for word in self.prog.split() if word != "[options]")
+        wrong_type = re.search(r'key "([\w.]+)":\s*Expected an? <class \'(\w+)\'>. Got value: (.*)', message)
+        if wrong_type:
+            flag, wanted = wrong_type[1].replace("_", "-"), _KINDS.get(wrong_type[2], wrong_type[2])
+            message = f"--{flag} {wrong_type[3]} cannot be used: write {wanted}."
+        self.exit(2, f"{name}: {message}\n{name} --help lists what it takes.\n")
 
     def show_choices(self, option: str, names: Iterable[str]) -> None:
         """Let the help list the names that an option takes, where its type does not."""
@@ -166,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads on, as in gta methods | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except GtaError as error:
-        _say(f"{name}: {error}")
+        _say(f"{name}: {in_own_words(error)}")
         return 2
     except Exception as error:
         if (cause := outside_cause(error)) is None:

@@ -105,7 +105,7 @@ def _check_whole(path: Path, text: str, rows: Sequence[tuple[str, str | None, st
     own = "\n".join(sorted(f"{name} {sha}" for name, _, sha in rows)).encode("utf-8", "surrogateescape")
     if len(rows) != int(head[1]) or hashlib.sha256(own).hexdigest() != head[2]:
         raise GtaError(
-            f"--subset-list {path} names {len(rows)} images that are not the {head[1]} its head has the digest of: it was "
+            f"--subset-list {path} names {len(rows)} images, not the {head[1]} of the digest in its head: it was "
             "cut or changed. Write it anew with gta data manifest, or delete its first lines to use it as it is."
         )
 

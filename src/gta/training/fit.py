@@ -1,5 +1,6 @@
 """One training run, from options to a complete run folder."""
 
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ def _train(
         if is_complete(folder.out) and resolved(before.data) == resolved(options.data):
             return read_results(folder.out) if first else None
         if (folder.out / DIVERGED).is_file() and not keep_finite:
-            raise Diverged((folder.out / DIVERGED).read_text(encoding="utf-8").strip())
+            raise Diverged((folder.out / DIVERGED).read_text(encoding="utf-8", errors="replace").strip())
     photos = read_photos(
         options.data,
         fraction=options.fraction,
@@ -107,6 +108,9 @@ def _train(
     )
     source = load_for_training(options.source, options.image_size, options.heads)
     info = source_info(source)
+    notes = [*info.notes, *photos.notes]
+    if photos.notes and first:  # the source's were said when it was loaded
+        print("\n".join(f"warning: {note}" for note in photos.notes), file=sys.stderr)
     # Every method's run ends with attention measures: a source that has no rows to read is refused here already.
     logits_and_rows(source, torch.zeros(1, 3, info.image_size, info.image_size))
     torch.manual_seed(options.seed)
@@ -165,6 +169,7 @@ def _train(
         "val_images": len(photos.val),
         "test_images": len(photos.test) if test else 0,
         "skipped_images": len(photos.skipped),
+        "warnings": "; ".join(notes) or None,
         "classes": len(photos.classes),
         **recorder.last_epoch(),
         **evaluate(

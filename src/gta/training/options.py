@@ -139,7 +139,7 @@ class TrainOptions:
         method_names(self.method)  # each of these refuses what is not known
         DISTANCES[self.distance], SCHEDULES[self.weight_schedule], QUANTITIES[self.guide]
         rules: list[tuple[str, bool, str]] = [
-            ("image_size", self.image_size >= 1, "of px, such as 224"),
+            ("image_size", 1 <= self.image_size <= 10_000, "of px up to 10000, such as 224"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("val_every", self.val_every >= 1, "at least 1"),
@@ -155,17 +155,17 @@ class TrainOptions:
             ("layer_decay", 0 < self.layer_decay <= 1, "above 0 and up to 1, such as 0.75"),
             (
                 "weight",
-                self.weight == "auto" or (not isinstance(self.weight, str) and 0 <= self.weight < math.inf),
-                "0 or above, such as 10, or auto",
+                self.weight == "auto" or (not isinstance(self.weight, str) and 0 <= self.weight <= 1e30),
+                "from 0 to 1e30, such as 10, or auto",
             ),
             ("weight_budget", math.isfinite(self.weight_budget) and self.weight_budget > 0, "above 0, such as 0.1"),
             ("weight_share", self.weight_share is None or 0 < self.weight_share <= 1, "above 0 and up to 1"),
             ("temperature", math.isfinite(self.temperature) and self.temperature > 0, "above 0, such as 2"),
             ("views", self.views >= 1, "at least 1, such as 8"),
-            ("views_seed", self.views_seed is None or self.views_seed >= 0, "0 or above, or null"),
+            ("views_seed", self.views_seed is None or 0 <= self.views_seed < 2**63, "from 0 to below 2**63, or null"),
             ("keep_attention", self.keep_attention >= 0, "of images, 0 or above"),
-            ("seed", self.seed >= 0, "0 or above"),
-            ("workers", self.workers >= -1, "-1 (automatic) or above"),
+            ("seed", 0 <= self.seed < 2**63, "from 0 to below 2**63"),
+            ("workers", -1 <= self.workers <= 1000, "from -1 (automatic) to 1000"),
             ("devices", self.devices >= 0, "0 (all) or above"),
         ]
         for name, fine, wanted in rules:

@@ -274,4 +274,5 @@ def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         }
         model: nn.Module = build(known["architecture"], known["model_args"])
         model.load_state_dict(tensors)
+    check_weights(model)
     return model.eval(), known

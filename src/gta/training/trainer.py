@@ -10,6 +10,7 @@ import lightning as L
 import torch
 
 from gta.devices import default_device, has_fast_bf16
+from gta.errors import GtaError
 from gta.training.options import TrainOptions
 
 
@@ -19,6 +20,9 @@ def make_trainer(options: TrainOptions, callbacks: Sequence[L.Callback], checkpo
     `checkpoints`: how they are written and read.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    there = torch.cuda.device_count() or os.cpu_count() or 1
+    if options.devices > there:
+        raise GtaError(f"--devices {options.devices} cannot be used: this machine has {there}.")
     several = (options.devices or torch.cuda.device_count()) > 1
     return L.Trainer(
         accelerator="auto",

@@ -6,12 +6,14 @@ from glob import escape
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from jsonargparse import Namespace
 
 from gta.cli.commands.methods import described_methods
 from gta.cli.console import print_values
 from gta.cli.parser import Command, OptionParser, documented
 from gta.errors import GtaError
+from gta.files import reading
 from gta.training.options import TrainOptions
 
 
@@ -35,13 +37,19 @@ def add_options(parser: OptionParser, words: Sequence[str]) -> None:
     early.add_argument("--out", nargs="?")
     early.add_argument("--resume", action="store_true")
     early.add_argument("--data", nargs="?")
-    early.add_argument("--config", nargs="?")
+    early.add_argument("--config", nargs="?", action="append")
     given, _ = early.parse_known_args(words)
     if given.resume and given.out:
         config = Path(given.out) / "config.yaml"
         if not (config.is_file() or given.data or given.config or {"-h", "--help"} & set(words)):
             raise GtaError(f"--resume: {given.out} holds no run (no {config}). To begin one there, give its --data.")
         parser.default_config_files = [escape(str(config))]
+        given.config = [*(given.config or ()), str(config)]
+    for path in map(Path, filter(None, given.config or ())):
+        if path.is_file():  # what jsonargparse would say of it names neither file nor cause
+            with reading(path, "YAML of options"):
+                if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict):
+                    raise ValueError("it must have lines of OPTION: VALUE")
 
 
 def how_to_go_on(given: Namespace) -> str:

@@ -18,7 +18,8 @@ def list_table(path: Path) -> Listing:
     """List the images of a CSV file; classes are its labels, sorted.
 
     Raises:
-        GtaError: no such file, columns missing or not known, empty fields, other splits, a column twice, or a path in two rows.
+        GtaError: no such file, columns missing, not known or there twice, empty fields, other splits, or a path in two
+            rows.
     """
     with reading(path, "CSV"), path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, strict=True)
@@ -46,7 +47,9 @@ def list_table(path: Path) -> Listing:
         if split not in SPLITS:
             raise GtaError(f"{path}, line {line}: split must be one of {', '.join(SPLITS)}, got {split!r}.")
         if seen.setdefault(name, line) != line:
-            other = "" if labels[seen[name]] == labels[line] else f", as {labels[seen[name]]!r} and not {labels[line]!r}"
+            other = (
+                "" if labels[seen[name]] == labels[line] else f", as {labels[seen[name]]!r} and not {labels[line]!r}"
+            )
             raise GtaError(f"{path}, line {line}: {name!r} is in line {seen[name]} already{other}.")
         sample = Sample(path.parent / name, name, classes.index(labels[line]), path.parent / mask if mask else None)
         splits.setdefault(split, []).append(sample)
