@@ -23,9 +23,9 @@ _LOADERS = ("DataLoader worker",)
 def outside_cause(error: BaseException) -> str | None:
     """What outside of the program made it fail, with a way out; None for a fault of its own."""
     if isinstance(error, OSError):
-        where = error.filename if error.filename is not None else "a file or stream"
+        where = "a file or stream" if error.filename is None else os.fsdecode(error.filename)
         said = error.strerror or in_own_words(error)
-        return f"{os.fsdecode(where) if isinstance(where, bytes) else where}: {said}. {_WAYS_OUT.get(error.errno or 0, '')}".rstrip()
+        return f"{where}: {said}. {_WAYS_OUT.get(error.errno or 0, '')}".rstrip()
     text = str(error).strip()
     line = text.partition("\n")[0][:200] or type(error).__name__
     if isinstance(error, MemoryError) or any(words in text.lower() for words in _MEMORY):
