@@ -158,8 +158,26 @@ def test_a_flipped_bit_is_found_on_reading(tmp_path):
     again = RowStore(tmp_path, {}, SHAPE)
     assert not again.missing(PAIRS)
     again.read(PAIRS[0])
-    with pytest.raises(GtaError, match="damaged: delete the folder"):
+    with pytest.raises(GtaError, match=r"not what was written.*Delete the folder"):
         again.read(PAIRS[-1])
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "sums.npy", "pairs.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[[1]]", b"[1]", b"\x93NUMPY\x01\x00"])
+def test_damaged_shards_are_named_with_the_way_out(tmp_path, name, content):
+    store = RowStore(tmp_path, {}, SHAPE)
+    with store.filling():
+        store.add(PAIRS, [torch.zeros(len(PAIRS), *SHAPE)])
+    (path,) = store.folder.glob(f"*/{name}")
+    path.write_bytes(content)
+    again = RowStore(tmp_path, {}, SHAPE)
+
+    def use() -> None:
+        assert not again.missing(PAIRS)
+        again.read(PAIRS[0])
+
+    with pytest.raises(GtaError, match=r"Delete the folder"):
+        use()
 
 
 def test_replayed_rows_may_differ_by_rounding_only():

@@ -23,7 +23,8 @@ _LOADERS = ("DataLoader worker",)
 def outside_cause(error: BaseException) -> str | None:
     """What outside of the program made it fail, with a way out; None for a fault of its own."""
     if isinstance(error, OSError):
-        where = "a file or stream" if error.filename is None else os.fsdecode(error.filename)
+        where = "a file or stream" if error.filename is None else error.filename
+        where = os.fsdecode(where) if isinstance(where, bytes) else where
         said = error.strerror or in_own_words(error)
         return f"{where}: {said}. {_WAYS_OUT.get(error.errno or 0, '')}".rstrip()
     text = str(error).strip()
@@ -51,6 +52,6 @@ def open_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="replace"))  # noqa: SIM115
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
