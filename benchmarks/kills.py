@@ -96,24 +96,27 @@ def _campaign(name: str, each: int, twice: bool, root: Path, world: Path, draw: 
     start = time.monotonic()
     _run(command(world, whole), root / "whole.log")
     seconds, bad, unfinished = time.monotonic() - start, 0, 0
+    usual = _temporary()  # torch has a folder for its compiler there, undisturbed or not
     for number in range(each):
         place = _prepared(root / str(number), before, world)
         for _ in range(1 + twice):
             unfinished += not _run(command(world, place), root / "killed.log", draw.uniform(0, seconds))
         _run(command(world, place), root / "killed.log")
         wrong = _differences(whole, place)
-        left = [p.name for p in Path(os.environ["TMPDIR"]).iterdir()]
+        left = sorted(_temporary() - usual)
         if wrong or left:
             bad += 1
-            print(
-                f"{name} {number}: {'; '.join(wrong)} {'left in TMPDIR: ' + ', '.join(left) if left else ''}",
-                flush=True,
-            )
+            wrong += [f"left {what} in TMPDIR" for what in left]
+            print(f"{name} {number}: {'; '.join(wrong)}", flush=True)
         else:
             shutil.rmtree(place)
     ran = f"{unfinished} of {each * (1 + twice)} kills came before its end ({seconds:.1f} s)"
     print(f"{name}: {each - bad} of {each} as if undisturbed; {ran}", flush=True)
     return bad
+
+
+def _temporary() -> set[str]:
+    return {path.name for path in Path(os.environ["TMPDIR"]).iterdir()}
 
 
 def _prepared(place: Path, before: Callable[[Path, Path], list[str]] | None, world: Path) -> Path:
