@@ -41,7 +41,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The lines of a file, as text; none where there is no file."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:  # file names may be any bytes
         return list(csv.DictReader(file))
 
 
