@@ -13,7 +13,6 @@ import yaml
 from transformers import AutoModelForImageClassification, Dinov2Config, Dinov2Model
 
 from gta.cli import main as cli
-from gta.tables import read_csv
 from gta.training.options import TrainOptions
 
 ROOT = Path(__file__).parents[1]
@@ -74,50 +73,6 @@ def test_recipes_parse(path):
     assert any("gta train" in line for line in header), "the header says how to run it"
 
 
-def test_learning_rates_prints_its_table(photos, source_file, tmp_path, capsys):
-    grid = load(ROOT / "benchmarks" / "learning_rates.py").main
-    paths = (str(photos), str(source_file), str(tmp_path / "runs"), str(tmp_path / "results" / "r.csv"))
-
-    def table(**more):
-        grid(*paths, image_size=40, epochs=1, weights=[10.0, "auto"], lrs=[1e-3], **more)
-        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-
-    first = table(seeds=[0, 1])
-    assert [line.split(" 2 |")[0] for line in first[2:]] == [
-        "| gta | 0.001 | 10.0 |",
-        "| gta | 0.001 | auto |",
-        "| plain | 0.001 | – |",
-    ]
-    assert table(seeds=[]) == first  # nothing is trained
-    assert table(seeds=[0, 1]) == first  # nor here
-    more = table(seeds=[0], distances=["l2", "kl"])
-    assert more[3].startswith("| gta | 0.001 | 10.0 | l2 | 2 |")
-    assert more[2].startswith("| gta | 0.001 | 10.0 | kl | 1 |")
-    assert more[6].startswith("| plain | 0.001 | – | – | 2 |")
-
-
-def test_reuse_compares_with_fresh_views_of_the_same_seeds(photos, source_file, tmp_path, capsys):
-    measure = load(ROOT / "benchmarks" / "reuse.py").main
-    paths = (str(photos), str(source_file), str(tmp_path / "runs"), str(tmp_path / "reuse.csv"))
-
-    def table(**more):
-        measure(*paths, image_size=40, epochs=1, views=2, **more)
-        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-
-    first = table(seeds=[0, 1])
-    assert [line.split("|")[1:3] for line in first[2:]] == [
-        [" fresh ", " 2 "],
-        [" 2 shared ", " 2 "],
-        [" 2 own ", " 2 "],
-    ]
-    assert table(seeds=[]) == first  # nothing is trained
-    lines = read_csv(tmp_path / "reuse.csv")
-    top1 = {(line["way"], line["seed"]): float(line["test_top1"]) for line in lines}
-    assert [line["views_seed"] for line in lines] == ["", "0", "0", "", "0", "1"]  # seeds outermost
-    less = sum(top1["own", s] - top1["fresh", s] for s in "01") / 2
-    assert first[4].split("|")[6].split()[0] == f"{less:+.1f}"
-
-
 def test_source_precision_prints_every_way(photos, source_file, tmp_path, capsys):
     words = ("train", "--data", photos, "--source", source_file, "--out", tmp_path / "run")
     assert cli([*map(str, words), "--image-size", "40", "--epochs", "1", "--lr", "1e-3"]) == 0
@@ -144,25 +99,3 @@ def test_first_step_prints_what_pulls(photos, source_file, capsys):
 def test_the_page_shows_the_tables_of_comparisons(name):
     table = (ROOT / "benchmarks" / "results" / name / "table.md").read_text().split("\n\n")[0].strip()
     assert table in (ROOT / "docs" / "results.md").read_text()
-
-
-@pytest.mark.parametrize(
-    ("benchmark", "results", "page"),
-    [
-        ("learning_rates", "garden.csv", "docs/results.md"),
-        ("learning_rates", "auto-world.csv", "docs/results.md"),
-        ("learning_rates", "auto-garden.csv", "docs/results.md"),
-        ("learning_rates", "ablation-world.csv", "docs/results.md"),
-        ("learning_rates", "ablation-garden.csv", "docs/results.md"),
-        ("reuse", "reuse.csv", "docs/cost.md"),
-        ("demo_grid", "demo_grid.csv", "docs/demo.md"),
-    ],
-)
-def test_a_page_shows_what_its_command_prints(benchmark, results, page, capsys):
-    more = {} if benchmark == "demo_grid" else {"data": "", "source": ""}
-    path = ROOT / "benchmarks" / "results" / results
-    load(ROOT / "benchmarks" / f"{benchmark}.py").main(out="", results=str(path), seeds=[], **more)
-    printed = capsys.readouterr().out.splitlines()
-    assert len(printed) >= 5
-    shown = (ROOT / page).read_text().splitlines()
-    assert [line for line in printed if line not in shown] == []

@@ -33,7 +33,7 @@ MAY_IMPORT = {  # room -> rooms, besides BASE
     "attention": {"vit", "data", "sources"},
     "training": {"vit", "distances", "schedules", "guidance", "acceleration", "sources", "methods", "data",
                  "attention"},
-    "studies": {"training", "methods", "data"},
+    "studies": {"training", "methods", "data", "sources", "worlds"},
     "worlds": set(),
     "report": set(),
     "demo": {"worlds", "training", "studies", "data", "attention", "sources", "report"},

@@ -109,6 +109,19 @@ class Run:
         """
         return evaluate_run(self.folder, None if data is None else str(data), split)
 
+    def report(self, out: str | Path | None = None) -> Path:
+        """Write the page that shows it all, as `gta report` does, and return its path.
+
+        Args:
+            out: HTML file; by default report.html in the run folder.
+
+        Raises:
+            GtaError: it cannot be written.
+        """
+        from gta.report.write import write_report
+
+        return write_report([self.folder], None if out is None else Path(out))
+
 
 def fit(
     data: str | Path,

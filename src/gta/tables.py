@@ -1,4 +1,4 @@
-"""Tables as CSV and Markdown."""
+"""Tables as CSV, Markdown and LaTeX."""
 
 import csv
 import io
@@ -41,7 +41,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The lines of a file, as text; none where there is no file."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:  # file names may be any bytes
         return list(csv.DictReader(file))
 
 
@@ -56,6 +56,26 @@ def markdown(rows: Rows) -> str:
 
 def _cell(value: Any) -> str:
     return "–" if value is None else str(value).replace("|", "\\|")
+
+
+_TEX = {sign: rf"\{sign}" for sign in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
+    "–": "--", "λ": r"$\lambda$",
+}  # fmt: skip
+
+
+def latex(rows: Rows) -> str:
+    """A tabular of rows that share their columns, for the package booktabs; values as text, -- for None."""
+    if not rows:
+        return ""
+    columns = list(rows[0])
+    lines = [" & ".join(map(_tex, cells)) + r" \\" for cells in (columns, *([row[c] for c in columns] for row in rows))]
+    body = [r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([rf"\begin{{tabular}}{{{'l' * len(columns)}}}", *body, r"\end{tabular}", ""])
+
+
+def _tex(value: Any) -> str:
+    return "--" if value is None else "".join(_TEX.get(sign, sign) for sign in str(value))
 
 
 def plus_minus(mean: float | None, spread: float | None) -> str | None:

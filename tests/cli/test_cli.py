@@ -200,7 +200,7 @@ def test_ctrl_c_says_how_to_go_on_where_the_command_knows(added, capsys, monkeyp
     added("stop", Command(lambda: stop()))
     assert main(["stop"]) == 130
     assert capsys.readouterr().err == "\ngta stop: stopped.\n"
-    monkeypatch.setattr("gta.studies.compare.compare", stop)
+    monkeypatch.setattr("gta.studies.run.run_study", stop)
     assert main(["compare", "--data", "x", "--out", "y"]) == 130
     assert capsys.readouterr().err == "\ngta compare: stopped.\nGive the same command again to go on.\n"
 

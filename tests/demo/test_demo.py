@@ -87,6 +87,6 @@ def test_the_difference_is_gtas_minus_plains_and_each_world_seeds_its_training(t
 def test_the_demo_refuses_what_it_must(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert main(["demo", "--out", str(tmp_path), "--overwrite"]) == 2
-    assert "not a demo" in capsys.readouterr().err
+    assert "no demo" in capsys.readouterr().err
     assert (tmp_path / "mine.txt").exists()
     assert main(["demo", "--out", str(tmp_path / "new"), "--seeds", "0"]) == 2

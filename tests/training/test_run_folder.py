@@ -188,7 +188,7 @@ def test_a_run_that_diverges_in_its_last_step_is_not_complete(options, tmp_path,
 
 
 def test_measures_that_are_not_finite_make_no_result(options, tmp_path, monkeypatch):
-    monkeypatch.setattr(fit, "evaluate", lambda *_: {"val_loss": float("nan"), "test_top1": 3.0})
+    monkeypatch.setattr(fit, "evaluate", lambda *_, **__: {"val_loss": float("nan"), "test_top1": 3.0})
     with pytest.raises(Diverged, match="val_loss nan"):
         train(options(out=str(tmp_path / "run"), epochs=1))
     assert not (tmp_path / "run" / "results.json").exists()

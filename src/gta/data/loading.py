@@ -1,6 +1,5 @@
 """The order in which training images come, and the loaders that bring them."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,8 +33,8 @@ class EpochSampler(Sampler[int]):
 
 
 def workers_for(accelerator: str) -> int:
-    """Loader processes: none where the CPU trains (they would take its cores), else one per core up to 8."""
-    return 0 if accelerator == "cpu" else min(8, os.cpu_count() or 1)
+    """Loader processes: none where the CPU trains (they would take its cores), else one per thread, up to 8."""
+    return 0 if accelerator == "cpu" else min(8, torch.get_num_threads())
 
 
 def loader(views: Dataset[Any], batch_size: int, workers: int, **more: Any) -> DataLoader[Any]:

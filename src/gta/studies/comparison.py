@@ -1,17 +1,25 @@
-"""The options of one comparison; the command line is made of them."""
+"""The options of `gta compare`, which are changes of the shipped plan `compare`."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from gta.errors import GtaError
 from gta.training.options import TrainOptions
+
+if TYPE_CHECKING:
+    from gta.studies.plan import Plan
+
+FIRST_TRIAL_SEED = 100
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Compare methods fairly: settings chosen on validation, the same budget for each, results over seeds.
 
-    An interrupted comparison goes on where it was when the command is given again.
+    An interrupted comparison goes on where it was when the command is given again. gta study runs more than one data
+    set or share, and elsewhere than on this machine.
 
     Args:
         data: Data, as of gta train.
@@ -34,6 +42,7 @@ class Comparison:
         reuse_dir: Where rows are kept (reuse); by default gta/rows in the user's cache folder.
         workers: Processes that load images. -1: none where the CPU trains, else one per core, at most 8.
         skip_unreadable: Leave unreadable images out instead of refusing to train.
+        processes: Runs at a time; 0: as many as this machine's cores and memory, or GPUs, hold.
     """
 
     data: str
@@ -56,6 +65,7 @@ class Comparison:
     reuse_dir: str | None = None
     workers: int = -1
     skip_unreadable: bool = False
+    processes: int = 0
 
     def __post_init__(self) -> None:
         if len(set(self.names)) < len(self.names) or not all(self.names):
@@ -63,15 +73,42 @@ class Comparison:
         for name in ("seeds", "grid_seeds"):
             if getattr(self, name) < 1:
                 raise GtaError(f"--{name.replace('_', '-')} {getattr(self, name)} cannot be used: write 1 or more.")
-        TrainOptions(**self.base(), out="")  # refuses what no run could use
 
     @property
     def names(self) -> list[str]:
         """The methods' names, in the order given."""
         return self.methods.split(",") if isinstance(self.methods, str) else list(self.methods)
 
-    def base(self) -> dict[str, Any]:
-        """The options of every run."""
-        own = {"out", "methods", "seeds", "grid", "grid_seeds", "budget"}
-        same = {key: value for key, value in asdict(self).items() if key not in own}
-        return {**same, "val_every": self.epochs, "devices": 1}
+    def plan(self) -> "Plan":
+        """The shipped plan, of this data and these methods.
+
+        Raises:
+            GtaError: what no study can use.
+        """
+        from gta.studies.grid import OPTIONS, read_grid  # these import torch, for which `gta --help` does not wait
+        from gta.studies.plan import make_plan, merged, plan_content
+
+        same = OPTIONS & {field.name for field in fields(self)}
+        options = {key: value for key, value in asdict(self).items() if key in same - {"data", "out", "fraction"}}
+        change = {
+            "data": {"data": self.data},
+            "fractions": [self.fraction],
+            "options": options,
+            "methods": self.names,
+            "budget": self.budget,
+            "trial_seeds": list(range(FIRST_TRIAL_SEED, FIRST_TRIAL_SEED + self.grid_seeds)),
+            "seeds": list(range(self.seeds)),
+        }
+        content = merged(plan_content("compare"), change)
+        if self.grid is not None:
+            content |= self._of_grid(read_grid(Path(self.grid)))
+        return make_plan(content, refused=frozenset(same | {"val_every", "subset_list"}))
+
+    def _of_grid(self, grid: Mapping[str, Any]) -> dict[str, Any]:
+        for name in self.names:
+            if name not in grid["methods"]:
+                raise GtaError(
+                    f"the grid has no method {name!r}: it has {', '.join(grid['methods'])}. Write an entry for it into "
+                    "a file and give that with --grid."
+                )
+        return {"grid": {"lr": grid["lr"]}, "methods": {name: grid["methods"][name] for name in self.names}}

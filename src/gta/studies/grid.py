@@ -1,12 +1,11 @@
-"""The grid of a comparison: what is tried of each method.
+"""What is tried of each method: every combination of an entry's lists.
 
-The shipped one is what the methods say of themselves (`Method.grid`), and the variants in `grid.yaml` beside this file.
+The shipped grid is what the methods say of themselves (`Method.grid`), and the variants in `grid.yaml` beside this.
 """
 
-import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
@@ -18,14 +17,12 @@ from gta.errors import GtaError
 from gta.files import reading
 from gta.methods import METHODS
 from gta.methods.compose import make_methods
-from gta.studies.comparison import Comparison
 from gta.training.options import TrainOptions
 from gta.training.stored_rows import check_reuse
 
 VARIANTS = Path(__file__).with_name("grid.yaml")
 OPTIONS = {f.name for f in fields(TrainOptions)}
-SAME_FOR_ALL = OPTIONS & {f.name for f in fields(Comparison)}
-SAME_FOR_ALL |= {"settings", "seed", "val_every", "devices", "subset_list", "download"}
+_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?e[-+]?\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -47,11 +44,11 @@ class Trial:
     @property
     def label(self) -> str:
         """Short and unique within the name: lr3e-05,weight10."""
-        return ",".join(f"{key}{_short(value)}" for key, value in self.values.items())
+        return ",".join(f"{key}{_short(value)}" for key, value in self.values.items() if value is not None)
 
     def options(self, **base: Any) -> TrainOptions:
-        """The options of its run."""
-        settings: dict[str, dict[str, Any]] = {}
+        """The options of its run: those of `base`, and its own over them."""
+        settings = {name: dict(values) for name, values in base.pop("settings", {}).items()}
         for key, value in {**self.fixed, **self.values}.items():
             part, dot, name = key.partition(".")
             if dot:
@@ -90,62 +87,68 @@ def read_grid(path: Path) -> dict[str, Any]:
     raise GtaError(f"--grid {path} is not a grid: write lr: [...] and methods: {{NAME: {{OPTION: [...]}}}}.")
 
 
-def trials_of(grid: Mapping[str, Any], name: str, **base: Any) -> list[Trial]:
-    """All trials of a name in a grid, in its order; every one's options are checked, together with those of `base`.
+def trials_of(
+    name: str, entry: Mapping[str, Any], shared: Mapping[str, Any], refused: Collection[str] = ()
+) -> list[Trial]:
+    """All trials of a method's entry, in its order.
+
+    Args:
+        name: of the entry; the method, unless the entry has `method`.
+        entry: values, or lists of values, by option; they go over those of `shared`.
+        shared: the same for every method of a study, such as the learning rates.
+        refused: options that no entry may have, because they are the same for all methods.
 
     Raises:
-        GtaError: the grid has no such name, or an option in it that is not known, out of range, or part of what a
-            comparison keeps the same for all.
+        GtaError: an option that is not known or not allowed here.
     """
-    if name not in grid["methods"]:
-        raise GtaError(
-            f"the grid has no method {name!r}: it has {', '.join(grid['methods'])}. Write an entry for it into a file "
-            "and give that with --grid."
-        )
-    entry = {"lr": grid["lr"], **grid["methods"][name]}
+    entry = {**shared, **entry}
     method = entry.pop("method", name)
     for key in entry:
-        if key in SAME_FOR_ALL or ("." not in key and key not in OPTIONS):
-            why = "is the same for all methods" if key in SAME_FOR_ALL else "is not an option of gta train"
-            raise GtaError(f"the grid's entry {name} has {key}, which {why}: leave it out.")
-    varied = {key: list(map(_number, values)) for key, values in entry.items() if isinstance(values, list)}
-    fixed = {key: _number(value) for key, value in entry.items() if key not in varied}
-    combinations = (dict(zip(varied, values, strict=True)) for values in product(*varied.values()))
-    trials = [Trial(name, method, values, fixed) for values in combinations]
+        if key in refused or ("." not in key and key not in OPTIONS):
+            why = "is the same for all methods" if key in refused else "is not an option of gta train"
+            raise GtaError(f"the entry of {name} has {key}, which {why}: leave it out.")
+    varied = {key: list(map(number, values)) for key, values in entry.items() if isinstance(values, list)}
+    fixed = {key: number(value) for key, value in entry.items() if key not in varied}
+    return [Trial(name, method, dict(zip(varied, values, strict=True)), fixed) for values in product(*varied.values())]
+
+
+def check_trials(trials: Sequence[Trial], base: Mapping[str, Any]) -> None:
+    """Raise GtaError for options, together with those of `base`, that no run could use."""
     for trial in trials:
         try:
             options = trial.options(**{"data": "", "out": "", **base})
             check_reuse(options, make_methods(options))
         except (GtaError, TypeError) as error:
             kind = "" if isinstance(error, GtaError) else " has a value of the wrong kind"
-            raise GtaError(f"the grid's entry {name}, {trial.label}{kind}: {error}") from error
-    return trials
+            raise GtaError(f"the entry of {trial.name}, {trial.label}{kind}: {error}") from error
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """YAML reads 1e-5 as text."""
-    try:
-        return float(value) if isinstance(value, str) and math.isfinite(float(value)) else value
-    except ValueError:
-        return value
+    return float(value) if isinstance(value, str) and _SCIENTIFIC.fullmatch(value) else value
 
 
 def same_budget(plan: Mapping[str, Sequence[Trial]], budget: int | None) -> dict[str, list[Trial]]:
-    """As many trials of every name: all, or `budget` of each drawn by a fixed seed.
+    """As many trials of every name: all, or `budget` of each drawn by a fixed seed. A single one is nothing to choose.
 
     Raises:
         GtaError: the names have different numbers of trials, or one has fewer than the budget.
     """
-    counts = {name: len(trials) for name, trials in plan.items()}
-    fewest, listed = min(counts.values()), ", ".join(f"{name} {count}" for name, count in counts.items())
+    counts = {name: len(trials) for name, trials in plan.items() if len(trials) > 1}
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    fewest = min(counts.values(), default=1)
     if budget is None:
-        if fewest < max(counts.values()):
+        if fewest < max(counts.values(), default=1):
             raise GtaError(
                 f"the grid gives some methods more trials than others ({listed}), which would favour them: give each "
-                f"the same number, or --budget {fewest} to draw as many of each."
+                f"the same number, or a budget of {fewest} to draw as many of each."
             )
         return {name: list(trials) for name, trials in plan.items()}
     if not 1 <= budget <= fewest:
-        raise GtaError(f"--budget {budget} cannot be used: write 1 to {fewest} ({listed}).")
-    drawn = {name: random.Random(0).sample(range(len(trials)), budget) for name, trials in plan.items()}
-    return {name: [plan[name][i] for i in sorted(places)] for name, places in drawn.items()}
+        raise GtaError(f"a budget of {budget} cannot be used: write 1 to {fewest} ({listed or 'one trial each'}).")
+    drawn = {name: _drawn(len(trials), budget) for name, trials in plan.items()}
+    return {name: [plan[name][i] for i in places] for name, places in drawn.items()}
+
+
+def _drawn(count: int, budget: int) -> list[int]:
+    return sorted(random.Random(0).sample(range(count), min(count, budget)))

@@ -13,6 +13,7 @@ from gta.data.loading import loader
 from gta.data.sample import Sample
 from gta.data.transforms import TestViews
 from gta.sources.info import SourceInfo
+from gta.training.accuracy import accuracies
 from gta.vit.outputs import Features
 from gta.vit.structure import vit_info
 
@@ -60,13 +61,15 @@ def measure(
         watch: called with every batch and what the models made of it.
 
     Returns:
-        `top1` (percent), `loss` (mean cross-entropy, nats), `drift`, and, over the samples with a mask (None where no
-        sample has one), `object_mass`, `source_object_mass`, `jaccard`, `source_jaccard`. See docs/measures.md.
+        `top1`, `balanced_accuracy` and `macro_f1` (percent), `loss` (mean cross-entropy, nats), `drift`, and, over the
+        samples with a mask (None where no sample has one), `object_mass`, `source_object_mass`, `jaccard`,
+        `source_jaccard`. See docs/measures.md.
     """
     views = TestViews(samples, info.image_size, info.mean, info.std)
     device = next(model.parameters()).device
     prefixes = vit_info(model).prefix_tokens, vit_info(source).prefix_tokens
-    hits, loss, drift, masked = 0, 0.0, 0.0, 0
+    loss, drift, masked = 0.0, 0.0, 0
+    guesses: list[Tensor] = []
     captured = Features(vit_info(source))
     sums = dict.fromkeys(("object_mass", "source_object_mass", "jaccard", "source_jaccard"), 0.0)
     for images, labels, masks in loader(views, batch_size, workers):
@@ -75,7 +78,7 @@ def measure(
         with captured:
             _, source_rows = logits_and_rows(source, images)
         logits = logits.float().cpu()
-        hits += int((logits.argmax(-1) == labels).sum())
+        guesses.append(logits.argmax(-1))
         loss += float(cross_entropy(logits, labels, reduction="sum"))
         apart = _drift(rows, source_rows, prefixes[0])
         drift += float(torch.stack(apart).mean(0).mean(-1).sum())
@@ -90,7 +93,7 @@ def measure(
                 sums[which + "object_mass"] += float(object_mass(attention, mask, grid).sum())
                 sums[which + "jaccard"] += float(jaccard(attention, mask, grid).sum())
     return {
-        "top1": 100 * hits / len(samples),
+        **accuracies(torch.tensor([sample.label for sample in samples]), torch.cat(guesses)),
         "loss": loss / len(samples),
         "drift": drift / len(samples),
         **{k: v / masked if masked else None for k, v in sums.items()},

@@ -40,6 +40,7 @@ from gta.training.run_folder import (
     Diverged,
     RunFolder,
     check_finite,
+    check_weights,
     is_complete,
     read_options,
     read_results,
@@ -143,6 +144,7 @@ def _train(
     if not trainer.is_global_zero:
         return None
     method.finish()
+    check_weights(target)
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
     results = {
         "run_id": folder.id,

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from gta.data.datasets import parts
 from gta.data.reading import read_photos, read_split
 from gta.data.sample import Sample
 from gta.errors import GtaError
 from gta.sources.info import source_info
 from gta.sources.loading import load_source
+from gta.training.calibration import calibration_error
 from gta.training.evaluate import measure
 from gta.training.options import TrainOptions
 from gta.training.run_folder import read_options
@@ -20,8 +24,7 @@ def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> 
     """Measure a run's model on a split of its own data, or of another folder with the same classes.
 
     Returns:
-        run, data, split, images, classes, top1, drift, object_mass, source_object_mass, jaccard,
-        source_jaccard (None where nothing has a mask).
+        run, data, split, images, classes, what `measure` gives, and ece, of the calibrated probabilities.
 
     Raises:
         GtaError: no finished run, no such split, or other classes than the model's.
@@ -33,10 +36,15 @@ def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> 
     samples = run_samples(root, split, trained.classes, options, subset_list)
     source = load_source(options.source, options.image_size, heads=options.heads)
     info = source_info(source)
-    measures = measure(trained.model, source.to(trained.device), info, samples)
+    logits: list[Tensor] = []
+    measures = measure(
+        trained.model, source.to(trained.device), info, samples, watch=lambda batch: logits.append(batch.logits)
+    )
+    labels = torch.tensor([sample.label for sample in samples])
+    error = calibration_error(torch.cat(logits), labels, trained.temperature)
     return {
         "run": str(folder), "data": root, "split": split, "images": len(samples), "classes": len(trained.classes),
-        **measures,
+        **measures, "ece": error,
     }  # fmt: skip
 
 

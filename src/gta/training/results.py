@@ -2,18 +2,22 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+import torch
 from torch import nn
 
 from gta.attention.plots import draw_maps
 from gta.data.reading import Photos
 from gta.sources.info import SourceInfo
+from gta.training.calibration import calibration_error, fit_temperature
 from gta.training.evaluate import measure
 from gta.training.evidence import Watch, write_evidence, write_predictions
 from gta.training.run_folder import RunFolder, save_weights
 
+OF_CLASSES = ("top1", "balanced_accuracy", "macro_f1", "loss")
 OF_MASKS = ("object_mass", "source_object_mass", "jaccard", "source_jaccard", "drift")
 
 
@@ -39,6 +43,17 @@ def evaluate(
         test: False leaves test alone, and of the evidence all but the predictions on val.
         explored: see `write_evidence`.
     """
+    of_splits = [f"{split}_{name}" for split in ("val", "test") for name in OF_CLASSES]
+    results: dict[str, Any] = dict.fromkeys((*of_splits, *OF_MASKS))
+    watches: dict[str, Watch] = {}
+    for split in ("val", "test") if test else ("val",):
+        if samples := getattr(photos, split):
+            watches[split] = Watch(target, source)
+            measured = measure(target, source, info, samples, workers=workers, watch=watches[split])
+            results |= {f"{split}_{name}": measured.pop(name) for name in OF_CLASSES}
+            results |= measured if split == "test" else {}
+    temperature, calibration = calibrate(photos, watches)
+    results |= calibration
     save_weights(
         folder.path,
         target,
@@ -50,18 +65,9 @@ def evaluate(
             "std": ",".join(map(str, info.std)),
             "classes": list(photos.classes),
             "run_id": folder.id,
+            "temperature": temperature,
         },
     )
-    results: dict[str, Any] = {
-        "val_top1": None, "val_loss": None, "test_top1": None, "test_loss": None, **dict.fromkeys(OF_MASKS)
-    }  # fmt: skip
-    watches: dict[str, Watch] = {}
-    for split in ("val", "test") if test else ("val",):
-        if samples := getattr(photos, split):
-            watches[split] = Watch(target, source)
-            measured = measure(target, source, info, samples, workers=workers, watch=watches[split])
-            results |= {f"{split}_top1": measured.pop("top1"), f"{split}_loss": measured.pop("loss")}
-            results |= measured if split == "test" else {}
     if watches:
         write_predictions(folder.path, photos, watches)
     if watches and test:
@@ -70,6 +76,22 @@ def evaluate(
         picture = folder.path / "maps" / "attention.png"
         draw_maps(source, {"fine-tuned": target}, info, photos.test, photos.classes, picture)
     return results
+
+
+def calibrate(photos: Photos, watches: Mapping[str, Watch]) -> tuple[float, dict[str, float | None]]:
+    """The temperature that validation asks for, 1 without validation; and what results.json says of it."""
+    seen = {
+        split: (watch["logits"], torch.tensor([sample.label for sample in photos.split(split)]))
+        for split, watch in watches.items()
+    }
+    temperature = fit_temperature(*seen["val"]) if "val" in seen else None
+    results: dict[str, float | None] = {"temperature": temperature}
+    for split in ("val", "test"):
+        for when, t in (("before", 1.0), ("after", temperature)):
+            results[f"{split}_ece_{when}"] = (
+                None if split not in seen or t is None else calibration_error(*seen[split], t)
+            )
+    return temperature or 1.0, results
 
 
 def versions() -> str:

@@ -89,5 +89,5 @@ def train(
     if is_first_process():
         out = run.folder
         print_values(run.results, str(out))
-        picture = out / "maps" / "attention.png"
-        print(f"Model {out / 'model.safetensors'}" + (f", pictures {picture}" if picture.is_file() else ""))
+        page = out / "report.html"  # of a run that was complete before, it is left as it is
+        print(f"Model {out / 'model.safetensors'}, page {page if page.is_file() else run.report()}")
