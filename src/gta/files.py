@@ -1,6 +1,7 @@
 """Files and folders that are written whole or not at all, by one process at a time, and read or refused by name."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -192,12 +193,23 @@ def write_text(path: Path, text: str) -> None:
         new.write_text(text, encoding="utf-8", errors="surrogateescape")  # file names may be any bytes
 
 
+def json_text(content: Mapping[str, Any]) -> str:
+    """What no UTF-8 holds, such as file names of other bytes, becomes escapes. ValueError: NaN or infinity."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text if text == text.encode(errors="replace").decode() else json.dumps(content, indent=2) + "\n"
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """What no UTF-8 holds, such as file names of other bytes, is written as escapes. ValueError: NaN or infinity."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    if not text.isascii() and text != text.encode(errors="replace").decode():
-        text = json.dumps(content, indent=2)
-    write_text(path, text + "\n")
+    write_text(path, json_text(content))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex digits."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            sha.update(chunk)
+    return sha.hexdigest()
 
 
 def cache_folder(*parts: str) -> Path:

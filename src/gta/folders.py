@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gta.errors import GtaError
-from gta.files import read_json, write_json
+from gta.files import file_digest, read_json, reading, write_json
 
 MARKER = "gta.json"
 _VERSION = 1
@@ -45,6 +45,17 @@ def read_marker(folder: Path, kind: Kind) -> dict[str, Any] | None:
     if found.get("version") != _VERSION:
         raise GtaError(f"{folder} was written by another version of gta: its {MARKER} says {found.get('version')!r}.")
     return found
+
+
+def check_sealed(folder: Path, way_out: str = "") -> None:
+    """Raise GtaError where a file is not what the folder's marker has the digest of, `files` of `mark`; absent ones
+    were deleted on purpose."""
+    sealed = read_json(folder / MARKER).get("files", {}) if (folder / MARKER).exists() else {}
+    with reading(folder / MARKER, "a marker"):
+        listed = {folder / str(name): str(digest) for name, digest in sealed.items()}
+    for path, digest in listed.items():
+        if path.is_file() and file_digest(path) != digest:
+            raise GtaError(f"{path} is not what was written: it is damaged or was changed. {way_out}".rstrip())
 
 
 def check_replaceable(folder: Path, kind: Kind) -> None:

@@ -1,6 +1,5 @@
 """Open any image file as 8-bit RGB, or say why it cannot be opened; keep decoded ones in memory."""
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from gta.errors import GtaError
+from gta.files import file_digest
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -22,7 +22,6 @@ T = TypeVar("T")
 _KINDS = ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .webp .tif .tiff .heic .heif .avif .jp2 .tga .ppm .pgm .pbm .pnm"
 SUFFIXES = frozenset(_KINDS.split())
 MAX_PIXELS = 120_000_000  # of one image; decoding takes up to ten bytes for each
-_CHUNK = 1 << 20
 
 
 def is_image_name(path: Path) -> bool:
@@ -158,12 +157,12 @@ def _inspect(path: Path) -> tuple[str, tuple[int, int]] | str:
     try:
         with _opened(path) as file:
             if file.format != "JPEG":
-                return _digest(path), open_rgb(path).size
+                return file_digest(path), open_rgb(path).size
             width, height = file.size
             file.draft(file.mode, (1, 1))  # all of the file is read, and an eighth of the pixels computed
             lying = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
             ImageOps.exif_transpose(file)
-        return _digest(path), (height, width) if lying else (width, height)
+        return file_digest(path), (height, width) if lying else (width, height)
     except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
         return why_unreadable(path, error)
 
@@ -177,15 +176,6 @@ def why_unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, (Image.DecompressionBombError, _Unsuitable)):
         return str(error)
     return f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160]
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, in hex digits."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            sha.update(chunk)
-    return sha.hexdigest()
 
 
 class ImageCache:

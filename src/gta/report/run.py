@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gta.errors import GtaError
+from gta.files import reading
+from gta.folders import check_sealed
 from gta.tables import read_csv
 
 Array = NDArray[Any]
@@ -61,7 +63,8 @@ class RunFiles:
             begun = " Its training is not finished: go on with gta train --out FOLDER --resume."
             hint = begun if (folder / "config.yaml").is_file() else ""
             raise GtaError(f"{folder} is not a complete run: it has no results.json.{hint}")
-        try:
+        with reading(folder, "a run"):
+            check_sealed(folder, "Delete it and results.json, and gta train --out FOLDER --resume writes both again.")
             self.results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
             config = folder / "config.yaml"
             self.options: dict[str, Any] = (
@@ -73,8 +76,6 @@ class RunFiles:
             self.attention = _arrays(folder / "attention.npz")
             kept = sorted((folder / "attention").glob("*.npz"))
             self.epochs: list[Array] = [_arrays(path)["target"] for path in kept]
-        except (OSError, ValueError, KeyError, yaml.YAMLError, zipfile.BadZipFile) as error:
-            raise GtaError(f"{folder} cannot be read as a run ({type(error).__name__}: {error}).") from error
 
     @cached_property
     def classes(self) -> list[str]:

@@ -36,7 +36,6 @@ from gta.training.run_folder import (
     CHECKPOINT,
     CIRCUMSTANCES,
     DIVERGED,
-    RESULTS,
     Diverged,
     RunFolder,
     check_finite,
@@ -196,8 +195,7 @@ def _train(
     check_finite("the measures are", results)
     if photos.skipped:
         write_json(folder.path / "skipped.json", photos.skipped)
-    (folder.path / DIVERGED).unlink(missing_ok=True)
-    write_json(folder.path / RESULTS, results)  # last: it makes the folder complete
+    folder.complete(results)
     return results
 
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from gta.data.datasets import resolved
 from gta.errors import GtaError
-from gta.files import atomic_write, locked, read_json, reading, write_text
-from gta.folders import Kind, beside, check_replaceable, mark, put_in_place, read_marker, recover, remove
+from gta.files import atomic_write, file_digest, json_text, locked, read_json, reading, write_text
+from gta.folders import Kind, beside, check_replaceable, check_sealed, mark, put_in_place, read_marker, recover, remove
 from gta.training.options import TrainOptions
 
 CONFIG, RESULTS, WEIGHTS, CHECKPOINT = "config.yaml", "results.json", "model.safetensors", "last.ckpt"
@@ -27,6 +27,7 @@ RUN = Kind(
      "features.npz", "attention.npz", "images.zip", "look.safetensors", "report.html", "README.md", "maps",
      "maps/*.png", "attention", "attention/*.npz"),
 )  # fmt: skip
+_SEALED = ("metrics.csv", "predictions.csv", "skipped.json", "*.npz", "*.zip", "attention/*.npz", "maps/*.png")
 # What may differ between two calls for the same run: where things are and how many work on it.
 CIRCUMSTANCES = frozenset(["out", "data", "source", "subset_list", "workers", "devices", "download", "reuse_dir"])
 
@@ -146,6 +147,16 @@ class RunFolder:
             self.path = self.out
         self._new = False
 
+    def complete(self, results: Mapping[str, Any]) -> None:
+        """Write the results, last of all, and the digests of what the run is read from afterwards."""
+        (self.path / DIVERGED).unlink(missing_ok=True)
+        paths = sorted(path for pattern in _SEALED for path in self.path.glob(pattern))
+        text = json_text(results)
+        digests = {path.relative_to(self.path).as_posix(): file_digest(path) for path in paths}
+        digests[RESULTS] = hashlib.sha256(text.encode()).hexdigest()
+        mark(self.path, RUN, id=self.id, **self._found, files=digests)
+        write_text(self.path / RESULTS, text)
+
 
 def check_agreement(folder: Path) -> None:
     """Raise GtaError where the files of a run folder are not all of the run that its marker names."""
@@ -167,6 +178,7 @@ def check_agreement(folder: Path) -> None:
                 f"{folder / name} is not of the run that the folder holds ({found}, not {marker.get('id')}): "
                 "put the right file back, or train again with --overwrite."
             )
+    check_sealed(folder, _AGAIN)
 
 
 _AGAIN = f"Delete it and {RESULTS}, and gta train --out FOLDER --resume makes them again from {CHECKPOINT}."
