@@ -3,10 +3,35 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gta.errors import GtaError
 from gta.methods import method_names
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+def check_types(options: Any) -> None:
+    """Raise GtaError where a value of a dataclass is not of its field's type, as from a config or from Python."""
+    for name, hint in get_type_hints(type(options)).items():
+        value, kinds = getattr(options, name), get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if not any(_is_of(value, kind) for kind in kinds):
+            wanted = " or ".join(
+                _KINDS.get(kind) or " or ".join(map(str, get_args(kind))) or str(kind) for kind in kinds if kind
+            )
+            raise GtaError(f"--{name.replace('_', '-')} {str(value)[:80]} cannot be used: write {wanted}.")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if kind in (int, float):
+        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if get_origin(kind) is list:
+        (inner,) = get_args(kind)
+        return isinstance(value, list) and all(_is_of(item, inner) for item in value)
+    return isinstance(value, get_origin(kind) or kind)
 
 
 @dataclass(frozen=True)
@@ -117,6 +142,7 @@ class TrainOptions:
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if isinstance(self.layers, str) and self.layers not in ("all", "last"):
             try:
                 object.__setattr__(self, "layers", [int(index) for index in self.layers.split(",")])
