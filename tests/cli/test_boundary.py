@@ -80,6 +80,7 @@ def test_a_wrong_option_is_told_without_the_list_of_all(capsys):
         (["--lr", "nan"], "gta train: --lr nan cannot be used: write a number."),
         (["--epochs", "1.5"], "gta train: --epochs 1.5 cannot be used: write a whole number."),
         (["--lrr", "1"], "unrecognized arguments: --lrr"),
+        (["--rows", "magic"], "gta train: --rows magic cannot be used: write one of 'cls', 'patches', 'all', 'pool'."),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["train", "--data", "x", "--out", "y", *words])

@@ -64,7 +64,9 @@ def test_wrong_words_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert "error" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("gta")
+    assert told.endswith("--help lists what it takes.\n")
 
 
 def test_methods_that_are_not_known_are_refused(capsys):

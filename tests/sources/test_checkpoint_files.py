@@ -180,7 +180,7 @@ def test_metadata_builds_a_vit_or_nothing(tmp_path, args, monkeypatch):
 def test_an_unknown_architecture_is_said_and_kept(tmp_path):
     path = tmp_path / "s.safetensors"
     save_file(tiny_vit(num_classes=0).state_dict(), path, {"architecture": "vit_of_ours"})
-    with pytest.warns(UserWarning, match=r"'vit_of_ours' that timm lacks; it is read as .* with 2 heads"):
+    with pytest.warns(UserWarning, match=r"'vit_of_ours' that timm lacks: read as .* with 2 heads"):
         source = gta.load_source(path)
     assert "vit_of_ours" in source.info.notes[0]
 

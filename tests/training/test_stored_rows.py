@@ -101,7 +101,7 @@ def test_what_a_killed_process_left_is_not_read_and_is_removed(tmp_path):
     store = filled(tmp_path / "whole", PAIRS)
     (shard,) = (p.parent for p in store.folder.glob("*/pairs.json"))
     torn = RowStore(tmp_path / "torn", {}, SHAPE)
-    left = torn.folder / f".{shard.name}.new-1"
+    left = torn.folder / f".{shard.name}.new"
     shutil.copytree(shard, left)
     with (left / "rows.npy").open("r+b") as file:
         file.truncate(200)
@@ -408,7 +408,7 @@ def test_a_killed_filling_leaves_no_half_store(world, tmp_path):
     arguments = words(world, tmp_path / "run", "--reuse", "--reuse-dir", str(tmp_path / "rows"))
     process = subprocess.Popen([sys.executable, "-c", slow, *arguments], stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not list((tmp_path / "rows").glob("*/.*.new-*/rows.npy")):
+    while not list((tmp_path / "rows").glob("*/.*.new/rows.npy")):
         assert process.poll() is None
         assert time.time() < deadline
         time.sleep(0.05)
@@ -418,7 +418,7 @@ def test_a_killed_filling_leaves_no_half_store(world, tmp_path):
     assert not (tmp_path / "run").exists()
     assert main(arguments) == 0
     assert len(list((tmp_path / "rows").glob("*/[!.]*/pairs.json"))) == 1
-    assert not list((tmp_path / "rows").glob("*/.*.new-*"))
+    assert not list((tmp_path / "rows").glob("*/.*.new"))
 
 
 @pytest.mark.parametrize(

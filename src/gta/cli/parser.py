@@ -101,6 +101,10 @@ class OptionParser(ArgumentParser):
         if wrong_type:
             flag, wanted = wrong_type[1].replace("_", "-"), _KINDS.get(wrong_type[2], wrong_type[2])
             message = f"--{flag} {wrong_type[3]} cannot be used: write {wanted}."
+        elif wrong := re.search(r'key "([\w.]+)":\s*Expected a typing.Literal\[(.*)\]. Got value: (.*)', message):
+            message = f"--{wrong[1].replace('_', '-')} {wrong[3]} cannot be used: write one of {wrong[2]}."
+        elif missing := re.fullmatch(r"the following arguments are required: (.*)", message):
+            message = re.sub(r"[\w.]+[.]", "", missing[1]) + " must be given."
         self.exit(2, f"{name}: {message}\n{name} --help lists what it takes.\n")
 
     def show_choices(self, option: str, names: Iterable[str]) -> None:
