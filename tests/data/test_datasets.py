@@ -271,7 +271,7 @@ def test_a_table_of_paths(tmp_path):
         table.write_text(text)
         with pytest.raises(GtaError, match=word):
             list_data(table)
-    with pytest.raises(GtaError, match="nothing.csv cannot be read: No such file"):
+    with pytest.raises(GtaError, match=r"nothing\.csv cannot be read: No such file"):
         list_data(tmp_path / "nothing.csv")
 
 
