@@ -1,6 +1,7 @@
 """A run folder is of one run, and what was in it stays until the new run can take its place."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gta import GtaError
+from gta.report.write import write_report
+from gta.tables import read_csv
 from gta.training import fit
 from gta.training.fit import train
 from gta.training.options import TrainOptions
@@ -210,3 +213,58 @@ def test_damaged_files_are_named(options, run, name, content):
 def test_results_are_json_always(run):
     text = (run / "results.json").read_text()
     json.loads(text, parse_constant=lambda word: pytest.fail(word))
+
+
+def test_names_that_are_no_utf8_end_in_a_complete_run(options, tmp_path):
+    data = write_photos(tmp_path / "photos", {"train": 4, "val": 1, "test": 1}, masks=False)
+    strange = os.fsdecode(b"caf\xe9")
+    for split in ("train", "val", "test"):
+        (data / split / "class 0").rename(data / split / strange)
+    (data / "test" / "class 1" / "000.jpg").rename(data / "test" / "class 1" / os.fsdecode(b"\xff.jpg"))
+    run = tmp_path / "run"
+    train(options(data=str(data), out=str(run), epochs=1))
+    assert load_weights(run)[1]["classes"] == sorted(["class 1", "class 2", strange])
+    assert {row["label"] for row in read_csv(run / "predictions.csv")} == {"class 1", "class 2", strange}
+    assert write_report([run]).is_file()
+    assert train(options(data=str(data), out=str(run), epochs=1), resume=True)["classes"] == 3
+
+
+def test_a_test_image_that_is_deleted_while_it_trains_is_named_and_the_run_can_go_on(options, tmp_path, monkeypatch):
+    data = write_photos(tmp_path / "photos", {"train": 4, "val": 1, "test": 1}, masks=False)
+    image = data / "test" / "class 1" / "000.jpg"
+    whole = image.read_bytes()
+    settle = RunFolder.settle
+
+    def meanwhile(self: RunFolder) -> None:
+        settle(self)
+        image.unlink(missing_ok=True)
+
+    monkeypatch.setattr(RunFolder, "settle", meanwhile)
+    given = options(data=str(data), out=str(tmp_path / "run"))
+    with pytest.raises(FileNotFoundError) as told:
+        train(given)
+    assert str(image) in str(told.value)
+    monkeypatch.undo()
+    image.write_bytes(whole)
+    assert train(given, resume=True)["test_images"] == 3
+
+
+def test_a_full_disk_leaves_no_half_written_file(options, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gta.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(options(out=str(tmp_path / "run")))
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    torch_save = torch.save
+
+    def half(content: object, file: object) -> None:
+        torch_save(content, file)
+        full()
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match=r"last\.ckpt"):
+        train(options(out=str(tmp_path / "run")))
+    assert not list(tmp_path.iterdir())
