@@ -69,7 +69,9 @@ class Arena:
 def arena(tmp_path, monkeypatch):
     arena = Arena(tmp_path)
     monkeypatch.setattr(execute, "train", arena.train)
-    monkeypatch.setattr(study_file, "data_digest", lambda spec: f"digest of {spec}")  # there are no photographs
+    monkeypatch.setattr(
+        study_file, "data_digest", lambda spec, download: f"digest of {spec}"
+    )  # there are no photographs
     monkeypatch.setattr(study_file, "source_digest", lambda spec, heads: "digest of a source")
     monkeypatch.setattr(Study, "check", lambda self: None)
     monkeypatch.setattr(Study, "memory", lambda self: 1)
