@@ -23,9 +23,10 @@ from filelock import FileLock
 
 from gta.errors import GtaError
 from gta.files import write_json, write_text
+from gta.training.finite import Diverged
 from gta.training.fit import train
 from gta.training.options import TrainOptions
-from gta.training.run_folder import CHECKPOINT, WEIGHTS, Diverged, is_complete, read_results
+from gta.training.run_folder import CHECKPOINT, WEIGHTS, is_complete, read_results
 
 State = Literal["missing", "complete", "diverged", "failed"]
 

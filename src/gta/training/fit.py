@@ -5,7 +5,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,16 @@ from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, digest, source_info
 from gta.sources.loading import load_source, new_target
 from gta.training.evidence import KeptAttention
+from gta.training.finite import Diverged, check_finite, check_weights
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
 from gta.training.recorder import Checkpoints, Recorder
 from gta.training.results import evaluate, git_state, versions
 from gta.training.run_folder import (
     CHECKPOINT,
-    CIRCUMSTANCES,
     DIVERGED,
-    Diverged,
     RunFolder,
-    check_finite,
-    check_weights,
+    check_same,
     is_complete,
     read_options,
     read_results,
@@ -269,13 +267,3 @@ def _training_images(photos: Photos, info: SourceInfo, options: TrainOptions, wo
     unmasked = [replace(sample, mask=None) for sample in photos.train]
     views = TestViews(unmasked, info.image_size, info.mean, info.std)
     return lambda: ((x, y) for x, y, _ in loader(views, options.batch_size, workers))
-
-
-def check_same(before: TrainOptions, now: TrainOptions) -> None:
-    for field in fields(TrainOptions):
-        old, new = getattr(before, field.name), getattr(now, field.name)
-        if old != new and field.name not in CIRCUMSTANCES:
-            raise GtaError(
-                f"--resume goes on with {field.name}={old}, but {field.name}={new} was given. Leave it out, or "
-                "start another run with another --out."
-            )
