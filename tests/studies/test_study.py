@@ -20,8 +20,8 @@ from gta.studies.launchers.local import Local
 from gta.studies.plan import make_plan
 from gta.studies.run import run_study
 from gta.studies.study import Study
+from gta.training.finite import Diverged
 from gta.training.options import TrainOptions
-from gta.training.recorder import Diverged
 
 GRID = {"lr": [1e-4, 1e-3], "methods": {"plain": {}, "gta": {}, "soft": {"method": "gta", "weight": 0.1}}}
 # validation prefers 1e-4, test 1e-3: whoever looks at test is found out

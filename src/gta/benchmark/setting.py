@@ -16,8 +16,8 @@ from gta.benchmark.options import Bench
 from gta.devices import cpu_name, default_device
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import build, new_target
-from gta.training.fit import load_for_training
 from gta.training.results import versions
+from gta.training.source import load_for_training
 from gta.training.trainer import resolve_precision
 from gta.vit.structure import resolve_layers, vit_info
 

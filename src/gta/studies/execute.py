@@ -23,11 +23,10 @@ from filelock import FileLock
 
 from gta.errors import GtaError
 from gta.files import write_json, write_text
+from gta.training.finite import Diverged
 from gta.training.fit import train
 from gta.training.options import TrainOptions
-from gta.training.recorder import Diverged
-from gta.training.results import read_results
-from gta.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS, config_text, is_complete
+from gta.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS, config_text, is_complete, read_results
 
 State = Literal["missing", "complete", "diverged", "failed"]
 

@@ -15,8 +15,8 @@ from gta.studies import execute
 from gta.studies.grid import Trial
 from gta.studies.identity import data_digest, folder_name, identity, source_digest, world_digest
 from gta.studies.plan import Plan
-from gta.training.fit import load_for_training
 from gta.training.options import TrainOptions
+from gta.training.source import load_for_training
 from gta.worlds.folder import write_world
 from gta.worlds.options import WorldOptions
 
