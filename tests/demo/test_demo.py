@@ -45,7 +45,9 @@ def test_the_demo_from_world_to_page_and_on_to_more_seeds(tmp_path, capsys):
     out = tmp_path / "gta-demo"
     assert main(["demo", "--out", str(out)]) == 0
     told = capsys.readouterr().out
-    assert all(word in told for word in ("source", "plain", "gta", "object mass", "Jaccard", "drift", "report.html"))
+    assert all(
+        word in told for word in ("source", "plain", "default", "object mass", "Jaccard", "drift", "report.html")
+    )
     page = (out / "report.html").read_text()
     assert "The task" in page
     assert page.count('<img src="data:image/webp;base64,') == 2
@@ -53,23 +55,23 @@ def test_the_demo_from_world_to_page_and_on_to_more_seeds(tmp_path, capsys):
     assert "One try" not in page
     assert "gta demo --seeds 5" in page
 
-    first = (out / "runs" / "gta-seed0" / "model.safetensors").stat().st_mtime_ns
+    first = (out / "runs" / "default-seed0" / "model.safetensors").stat().st_mtime_ns
     assert main(["demo", "--out", str(out), "--seeds", "2"]) == 0
     assert "95 % interval" in capsys.readouterr().out
-    assert (out / "runs" / "gta-seed0" / "model.safetensors").stat().st_mtime_ns == first  # kept
+    assert (out / "runs" / "default-seed0" / "model.safetensors").stat().st_mtime_ns == first  # kept
     found = json.loads((out / "demo.json").read_text())
-    accuracies = [[r["test_top1"] for r in found[m]] for m in ("gta", "plain")]
+    accuracies = [[r["test_top1"] for r in found[m]] for m in ("default", "plain")]
     assert found["test"]["difference"] == pytest.approx((sum(accuracies[0]) - sum(accuracies[1])) / 2)
     # both methods of a seed had the same images; the seeds had different ones
-    digests = [[r["data_digest"] for r in found[m]] for m in ("gta", "plain")]
+    digests = [[r["data_digest"] for r in found[m]] for m in ("default", "plain")]
     assert digests[0] == digests[1]
     assert digests[0][0] != digests[0][1]
     page = (out / "report.html").read_text()
     assert "<circle" in page
 
 
-def test_the_difference_is_gtas_minus_plains_and_each_world_seeds_its_training(tmp_path, monkeypatch):
-    accuracies = {"plain": [30.0, 50.0, 40.0], "gta": [40.0, 45.0, 60.0]}
+def test_the_difference_is_the_defaults_minus_plains_and_each_world_seeds_its_training(tmp_path, monkeypatch):
+    accuracies = {"plain": [30.0, 50.0, 40.0], "auto": [40.0, 45.0, 60.0]}
     ran: list[tuple[str, int, str]] = []
 
     def fake(options, *, resume):
@@ -82,7 +84,7 @@ def test_the_difference_is_gtas_minus_plains_and_each_world_seeds_its_training(t
         monkeypatch.setattr(demo, name, lambda *_: None)
     found = demo.run_demo(str(tmp_path / "demo"), 3)
     assert found["test"]["difference"] == pytest.approx((10 - 5 + 20) / 3)
-    assert ran == [(m, seed, f"seed{seed}") for seed in range(3) for m in ("plain", "gta")]
+    assert ran == [(m, seed, f"seed{seed}") for seed in range(3) for m in ("plain", "auto")]
 
 
 @pytest.mark.usefixtures("small")

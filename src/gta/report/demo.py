@@ -11,7 +11,7 @@ from gta.report.pictures import embedded_file
 from gta.report.run import RunFiles
 from gta.report.runs import content
 
-COLUMNS = ("source", "plain", "gta")
+COLUMNS = ("source", "plain", "default")
 MEASURES = {  # name -> (label, unit, digits)
     "test_top1": ("test accuracy", " %", 1),
     "object_mass": ("object mass", "", 3),
@@ -35,7 +35,7 @@ def write_report(folder: Path, out: Path) -> Path:
         "columns": COLUMNS,
         "test": demo["test"],
         "difference": _difference(demo),
-        "pairs": [(p["test_top1"], g["test_top1"]) for p, g in zip(demo["plain"], demo["gta"], strict=True)],
+        "pairs": [(p["test_top1"], d["test_top1"]) for p, d in zip(demo["plain"], demo["default"], strict=True)],
         "seeds": len(demo["plain"]),
         "mean": {column: {name: _mean(demo[column], name) for name in MEASURES} for column in COLUMNS},
         "versions": demo["plain"][0]["versions"],
@@ -47,7 +47,7 @@ def write_report(folder: Path, out: Path) -> Path:
 
 
 def table(demo: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    """Lines of the demo's table: a measure's label, and its cells for source, plain and gta."""
+    """Lines of the demo's table: a measure's label, and its cells for source, plain and default."""
     return [
         (label, [_cell([run.get(name) for run in demo[column]], unit, digits) for column in COLUMNS])
         for name, (label, unit, digits) in MEASURES.items()
@@ -57,7 +57,7 @@ def table(demo: dict[str, Any]) -> list[tuple[str, list[str]]]:
 def verdict(demo: dict[str, Any]) -> str:
     """One sentence on the accuracy of both."""
     points, test = _difference(demo), demo["test"]
-    words = f"guided fine-tuning is {abs(points):.1f} points {'ahead of' if points >= 0 else 'behind'} plain"
+    words = f"the default is {abs(points):.1f} points {'ahead of' if points >= 0 else 'behind'} plain fine-tuning"
     if test is None:
         return f"On one world {words}; --seeds 5 tells how sure that is."
     p = "" if test["p"] is None else f", paired t-test p = {test['p']:.2g}"  # None where all differences are equal
@@ -66,7 +66,7 @@ def verdict(demo: dict[str, Any]) -> str:
 
 
 def _difference(demo: dict[str, Any]) -> float:
-    return _mean(demo["gta"], "test_top1") - _mean(demo["plain"], "test_top1")
+    return _mean(demo["default"], "test_top1") - _mean(demo["plain"], "test_top1")
 
 
 def _mean(runs: Sequence[dict[str, Any]], name: str) -> float:

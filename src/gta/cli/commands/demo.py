@@ -6,7 +6,7 @@ from gta.cli.parser import Command
 
 @Command
 def demo(*, out: str = "gta-demo", seeds: int = 1, overwrite: bool = False) -> None:
-    """See plain and guided fine-tuning side by side, in three minutes, with nothing but this package.
+    """See the default beside plain fine-tuning, in two minutes, with nothing but this package.
 
     Args:
         out: Folder to write; finished runs in it are kept.
@@ -17,6 +17,8 @@ def demo(*, out: str = "gta-demo", seeds: int = 1, overwrite: bool = False) -> N
     from gta.report.demo import table, verdict
 
     found = run_demo(out, seeds, overwrite=overwrite)
-    rows = [dict(zip(("", "source", "plain", "gta"), (label, *texts), strict=True)) for label, texts in table(found)]
+    rows = [
+        dict(zip(("", "source", "plain", "default"), (label, *texts), strict=True)) for label, texts in table(found)
+    ]
     print_table(rows, f"{seeds} world{'s' * (seeds > 1)}")
     print(f"{verdict(found)}\nLook at {Path(out) / 'report.html'}")
