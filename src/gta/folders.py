@@ -1,13 +1,15 @@
 """Whose a folder is: only what we marked as ours, and in it only what we write, is ever replaced or deleted."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gta.errors import GtaError
-from gta.files import file_digest, read_json, reading, write_json
+from gta.files import file_digest, locked, read_json, reading, write_json
 
 MARKER = "gta.json"
 _VERSION = 1
@@ -92,6 +94,33 @@ def beside(folder: Path, word: str) -> Path:
     """Where the new folder waits, or the old one: `.NAME.new`, `.NAME.old`."""
     folder = folder.resolve()
     return folder.with_name(f".{folder.name}.{word}")
+
+
+@contextmanager
+def new_folder(folder: Path, kind: Kind, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of `folder`: absent, empty or, with `replace`, of this kind.
+
+    Raises:
+        GtaError: `folder` holds something that is not to be replaced, or is in use.
+    """
+    new = beside(folder, "new")
+    with locked(folder):
+        recover(folder, kind)
+        there = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if there and not replace:
+            raise GtaError(f"--out {folder} is there already: give another folder, or add --overwrite.")
+        if there:
+            check_replaceable(folder, kind)
+        new.mkdir()
+        try:
+            mark(new, kind)
+            yield new
+            if there:
+                put_in_place(folder, kind)
+            else:
+                new.replace(folder.resolve())  # of an empty one as well
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def put_in_place(folder: Path, kind: Kind) -> None:

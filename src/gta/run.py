@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gta.errors import GtaError
+from gta.export.run import export_run
 from gta.training.evidence import PREDICTIONS
 from gta.training.fit import train
 from gta.training.measure_run import evaluate_run
@@ -18,6 +19,7 @@ from gta.training.options import TrainOptions
 from gta.training.predict import Picture, Prediction, predict
 from gta.training.run_folder import RESULTS, is_complete, read_options, read_results
 from gta.training.trained import Trained
+from gta.training.trainer import is_first_process
 
 if TYPE_CHECKING:
     import pandas
@@ -45,6 +47,11 @@ class Run:
         if not is_complete(folder):
             raise GtaError(f"{folder} holds an unfinished run (no {RESULTS}): go on with gta.fit(…, resume=True).")
         return cls(folder)
+
+    @property
+    def page(self) -> Path:
+        """report.html, which `gta.fit` writes and `report` writes anew."""
+        return self.folder / "report.html"
 
     @property
     def options(self) -> TrainOptions:
@@ -109,6 +116,33 @@ class Run:
         """
         return evaluate_run(self.folder, None if data is None else str(data), split)
 
+    def export(
+        self,
+        to: str,
+        out: str | Path | None = None,
+        *,
+        data: str | None = None,
+        int8: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the model for others to run, once it was seen to give what PyTorch gives on real images.
+
+        Args:
+            to: onnx, torchscript, hf (transformers) or timm.
+            out: folder to write; by default export/FORM in the run's.
+            data: other data with the same classes for the comparison, where the run's own is no longer there.
+            int8: write an ONNX model with weights of 8 bits as well.
+            overwrite: replace what is in `out`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            GtaError: packages or images that are missing, `out` in use, or a result that differs by more than 1e-4.
+        """
+        place = None if out is None else Path(out)
+        return export_run(self.folder, to, place, data=data, int8=int8, overwrite=overwrite)[0]
+
     def report(self, out: str | Path | None = None) -> Path:
         """Write the page that shows it all, as `gta report` does, and return its path.
 
@@ -132,7 +166,7 @@ def fit(
     keep_finite: bool = False,
     **options: Any,
 ) -> Run:
-    """Fine-tune a pre-trained ViT on photographs, measure it, and write the run folder.
+    """Fine-tune a pre-trained ViT on photographs, measure it, and write the run folder and its page.
 
     Args:
         data: folder with train/CLASS/*, a .csv file, or NAME:ROOT of a published set.
@@ -158,4 +192,7 @@ def fit_options(
 ) -> Run:
     """`fit`, given the options as one."""
     train(options, resume=resume, overwrite=overwrite, keep_finite=keep_finite)
-    return Run(Path(options.out))
+    run = Run(Path(options.out))
+    if is_first_process() and not run.page.is_file():  # of a run that was complete before, it is left as it is
+        run.report()
+    return run

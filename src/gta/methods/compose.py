@@ -130,6 +130,7 @@ class ComposedMethod(ModelAndSource):
         schedule: str = "constant",
         share: float | None = None,
         around_target: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        class_weights: Tensor | None = None,
     ) -> None:
         """
         Args:
@@ -137,6 +138,7 @@ class ComposedMethod(ModelAndSource):
             methods: what is composed.
             schedule, share: of everything that is added to the loss, see `gta.schedules`.
             around_target: entered around the target's pass, inside all captures.
+            class_weights: what an image of each class counts in the cross-entropy, (classes,); None: all the same.
 
         Raises:
             GtaError: methods that cannot be composed, or that cannot be used with this target and source.
@@ -148,6 +150,8 @@ class ComposedMethod(ModelAndSource):
                 f"{' and '.join(freezing)} cannot be composed: lora freezes every weight but its own and the "
                 "classifier's, and the other would freeze those."
             )
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.methods = sorted(methods, key=lambda m: not m.freezes_parameters)  # first what wraps, freezes and unwraps
         self._schedule, self._share, self._around_target = schedule, share, around_target
         self._factor = factor(schedule, 0.0, share)  # refuses what is not known
@@ -192,7 +196,7 @@ class ComposedMethod(ModelAndSource):
         target = {name: capture.read(images) for name, capture in captures.items()}
         if mixer is not None:
             targets = mixer.relabel(targets, target.get(mixer.name))
-        loss = F.cross_entropy(logits.float(), targets)
+        loss = F.cross_entropy(logits.float(), targets, weight=self.class_weights)
         step = Step(images, targets, logits, loss)
         added = [
             penalty for m in acting if (penalty := m.penalty(target.get(m.name), source.get(m.name), step)) is not None

@@ -3,6 +3,7 @@
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
@@ -17,17 +18,19 @@ from torch import nn
 from gta.acceleration.attention import ShortAttention
 from gta.attention.maps import logits_and_rows
 from gta.data.datasets import resolved
-from gta.data.loading import EpochSampler, loader, workers_for
+from gta.data.loading import EpochSampler, class_weights, loader, workers_for
 from gta.data.reading import Photos, read_photos
 from gta.data.transforms import TestViews, TrainViews, normalised
 from gta.devices import device_name
 from gta.errors import GtaError
-from gta.files import write_json
+from gta.files import write_json, write_text
 from gta.methods.base import Batches, Method
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, digest, source_info
 from gta.sources.loading import load_source, new_target
+from gta.training.cross_validation import train_folds
 from gta.training.evidence import KeptAttention
+from gta.training.model_card import CARD, model_card
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
 from gta.training.recorder import Checkpoints, Recorder
@@ -91,6 +94,7 @@ def _train(
     began: float,
 ) -> dict[str, Any] | None:
     first = is_first_process()
+    folds = options.cross_validate > 0 and options.fold is None
     if folder.begun:
         before = read_options(folder.out)
         check_same(before, options)
@@ -105,6 +109,9 @@ def _train(
         skip_unreadable=options.skip_unreadable,
         subset_list=options.subset_list,
         download=options.download,
+        val_fraction=options.val_fraction,
+        folds=options.cross_validate,
+        fold=options.fold,
     )
     source = load_for_training(options.source, options.image_size, options.heads)
     info = source_info(source)
@@ -116,7 +123,13 @@ def _train(
     torch.manual_seed(options.seed)
     target = new_target(source, len(photos.classes))
     method = ComposedMethod(  # refuses what does not fit
-        target, source, methods, options.weight_schedule, options.weight_share, ShortAttention
+        target,
+        source,
+        methods,
+        options.weight_schedule,
+        options.weight_share,
+        ShortAttention,
+        class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
     )
     found = {"training images": photos.digests["train"], "validation images": photos.digests["val"]}
     folder.identify(options, {**found, "source": digest(source)})
@@ -138,6 +151,8 @@ def _train(
         views.store = None if stored is None else stored.store
     if first:
         folder.open(options)
+        if folds:
+            train_folds(replace(options, out=str(folder.path)), train)
 
     diverged = _fit(trainer, method, photos, views, info, options, workers, stored, folder, recorder, keep_finite)
     if not trainer.is_global_zero:
@@ -145,6 +160,7 @@ def _train(
     method.finish()
     check_weights(target)
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
+    sizes = Counter(sample.label for sample in photos.train).values()
     results = {
         "run_id": folder.id,
         "method": options.method,
@@ -157,6 +173,9 @@ def _train(
         "subset_list": options.subset_list,
         "seed": options.seed,
         "epochs": options.epochs,
+        "cross_validate": options.cross_validate,
+        "fold": options.fold,
+        "balance": options.balance,
         "batch_size": _share(options, trainer) * trainer.world_size,
         "image_size": info.image_size,
         "lr": options.lr,
@@ -172,6 +191,8 @@ def _train(
         "skipped_images": len(photos.skipped),
         "warnings": "; ".join(notes) or None,
         "classes": len(photos.classes),
+        "smallest_class": min(sizes),
+        "largest_class": max(sizes),
         **recorder.last_epoch(),
         **evaluate(
             target.to(device),
@@ -182,6 +203,7 @@ def _train(
             folder,
             test=test,
             explored=options.keep_attention,
+            folds=folds,
         ),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
@@ -195,6 +217,8 @@ def _train(
     check_finite("the measures are", results)
     if photos.skipped:
         write_json(folder.path / "skipped.json", photos.skipped)
+    if test:
+        write_text(folder.path / CARD, model_card(options, results))
     folder.complete(results)
     return results
 
@@ -234,7 +258,8 @@ def _fit(
     keep_finite: bool,
 ) -> str | None:
     """Train; what is said of a divergence whose last finite epoch is kept."""
-    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
+    labels = [sample.label for sample in photos.train] if options.balance == "sampler" else None
+    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size, labels)
     batch = _share(options, trainer)
     # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
     training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)

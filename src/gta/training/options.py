@@ -79,9 +79,15 @@ class TrainOptions:
         fraction: Share of every class's training images to use, above 0 and up to 1; seeded and nested.
         subset_list: File that names the training images to use, instead of fraction: a manifest of gta data
             manifest, or a published list of paths with or without classes.
+        val_fraction: Share of every class of train that is held out for validation where the data has no val.
+        cross_validate: Folds (5 is usual) into which train and val are cut; a model is trained without each and judged
+            on it, and then the run's own on all. Copies and near-copies of an image stay in one fold. 0: none.
+        fold: Train without this fold (cross_validate) and validate on it, and do no more.
         image_size: Side of the images in px, a multiple of the patch size.
         epochs: Passes over the training images; the last one's weights are the result.
         batch_size: Images per step, over all devices together (rounded down to a multiple of their number).
+        balance: What is done about classes of different size: none; sampler: each image is drawn with a chance that
+            makes all classes equally frequent; loss: each image counts by the inverse of its class's size.
         lr: Peak learning rate of the backbone (AdamW; linear warm-up over a tenth of the steps, then cosine
             to zero).
         head_lr_scale: Learning rate of the fresh classifier, in multiples of lr.
@@ -124,9 +130,13 @@ class TrainOptions:
     reuse_dir: str | None = None
     fraction: float = 1.0
     subset_list: str | None = None
+    val_fraction: float = 0.1
+    cross_validate: int = 0
+    fold: int | None = None
     image_size: int = 224
     epochs: int = 15
     batch_size: int = 32
+    balance: Literal["none", "sampler", "loss"] = "none"
     lr: float = 1e-4
     head_lr_scale: float = 10.0
     layer_decay: float = 1.0
@@ -169,6 +179,9 @@ class TrainOptions:
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("val_every", self.val_every >= 1, "at least 1"),
+            ("val_fraction", 0 < self.val_fraction < 1, "above 0 and below 1, such as 0.1"),
+            ("cross_validate", self.cross_validate == 0 or self.cross_validate >= 2, "of folds, 2 or more, or 0"),
+            ("fold", self.fold is None or 0 <= self.fold < self.cross_validate, "below that of --cross-validate"),
             ("fraction", 0 < self.fraction <= 1, "above 0 and up to 1, such as 0.15"),
             ("lr", math.isfinite(self.lr) and self.lr > 0, "above 0, such as 1e-4"),
             (

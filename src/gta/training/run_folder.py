@@ -16,17 +16,36 @@ from torch import nn
 from gta.data.datasets import resolved
 from gta.errors import GtaError
 from gta.files import atomic_write, file_digest, json_text, locked, read_json, reading, write_text
-from gta.folders import Kind, beside, check_replaceable, check_sealed, mark, put_in_place, read_marker, recover, remove
+from gta.folders import (
+    MARKER,
+    Kind,
+    beside,
+    check_replaceable,
+    check_sealed,
+    mark,
+    put_in_place,
+    read_marker,
+    recover,
+    remove,
+)
 from gta.training.options import TrainOptions
 
 CONFIG, RESULTS, WEIGHTS, CHECKPOINT = "config.yaml", "results.json", "model.safetensors", "last.ckpt"
 DIVERGED = "diverged.txt"
+_FILES = (
+    CONFIG, RESULTS, WEIGHTS, CHECKPOINT, DIVERGED, "metrics.csv", "predictions.csv", "skipped.json",
+     "features.npz", "attention.npz", "images.zip", "look.safetensors", "report.html", "README.md", "maps",
+     "maps/*.png", "attention", "attention/*.npz",
+)  # fmt: skip
+EXPORT = Kind("export", ("*.onnx", "*.onnx.data", "*.pt", "*.json", "*.safetensors", "README.md"))
 RUN = Kind(
     "run",
-    (CONFIG, RESULTS, WEIGHTS, CHECKPOINT, DIVERGED, "metrics.csv", "predictions.csv", "skipped.json",
-     "features.npz", "attention.npz", "images.zip", "look.safetensors", "report.html", "README.md", "maps",
-     "maps/*.png", "attention", "attention/*.npz"),
-)  # fmt: skip
+    (
+        *_FILES,
+        *("folds", "folds/.*.lock", *(f"folds/*/{name}" for name in (MARKER, *_FILES))),
+        *("export", *(f"export/*/{name}" for name in (MARKER, *EXPORT.files))),
+    ),
+)
 _SEALED = ("metrics.csv", "predictions.csv", "skipped.json", "*.npz", "*.zip", "attention/*.npz", "maps/*.png")
 # What may differ between two calls for the same run: where things are and how many work on it.
 CIRCUMSTANCES = frozenset(["out", "data", "source", "subset_list", "workers", "devices", "download", "reuse_dir"])

@@ -33,6 +33,11 @@ def check_reuse(options: TrainOptions, methods: Sequence[Method]) -> None:
     """Raise GtaError where rows cannot be replayed."""
     if not options.reuse:
         return
+    if options.balance == "sampler":
+        raise GtaError(
+            "--reuse keeps a fixed number of views of each image, and --balance sampler draws some more often than "
+            "that: use --balance loss, or leave --reuse out."
+        )
     mixing = [method.name for method in methods if method.mixes()]
     if mixing:
         raise GtaError(

@@ -87,7 +87,5 @@ def train(
     chosen = replace(options, settings=settings)
     run = fit_options(chosen, resume=resume, overwrite=overwrite, keep_finite=keep_finite)
     if is_first_process():
-        out = run.folder
-        print_values(run.results, str(out))
-        page = out / "report.html"  # of a run that was complete before, it is left as it is
-        print(f"Model {out / 'model.safetensors'}, page {page if page.is_file() else run.report()}")
+        print_values(run.results, str(run.folder))
+        print(f"Model {run.folder / 'model.safetensors'}, page {run.page}")
