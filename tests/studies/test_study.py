@@ -20,8 +20,8 @@ from gta.studies.launchers.local import Local
 from gta.studies.plan import make_plan
 from gta.studies.run import run_study
 from gta.studies.study import Study
+from gta.training.finite import Diverged
 from gta.training.options import TrainOptions
-from gta.training.run_folder import Diverged
 
 GRID = {"lr": [1e-4, 1e-3], "methods": {"plain": {}, "gta": {}, "soft": {"method": "gta", "weight": 0.1}}}
 # validation prefers 1e-4, test 1e-3: whoever looks at test is found out
@@ -69,7 +69,9 @@ class Arena:
 def arena(tmp_path, monkeypatch):
     arena = Arena(tmp_path)
     monkeypatch.setattr(execute, "train", arena.train)
-    monkeypatch.setattr(study_file, "data_digest", lambda spec: f"digest of {spec}")  # there are no photographs
+    monkeypatch.setattr(
+        study_file, "data_digest", lambda spec, download: f"digest of {spec}"
+    )  # there are no photographs
     monkeypatch.setattr(study_file, "source_digest", lambda spec, heads: "digest of a source")
     monkeypatch.setattr(Study, "check", lambda self: None)
     monkeypatch.setattr(Study, "memory", lambda self: 1)

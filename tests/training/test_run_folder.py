@@ -12,10 +12,11 @@ from gta import GtaError
 from gta.report.write import write_report
 from gta.tables import read_csv
 from gta.training import fit
+from gta.training.finite import Diverged
 from gta.training.fit import train
 from gta.training.options import TrainOptions
 from gta.training.recorder import Checkpoints
-from gta.training.run_folder import DIVERGED, Diverged, RunFolder, load_weights, read_options
+from gta.training.run_folder import DIVERGED, RunFolder, load_weights, read_options
 from tests.conftest import tiny_vit, write_photos
 
 

@@ -10,6 +10,7 @@
 A launcher needs nothing but the folders' paths.
 """
 
+import gc
 import json
 import traceback
 from collections.abc import Mapping
@@ -17,13 +18,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from filelock import FileLock
 
 from gta.errors import GtaError
 from gta.files import write_json, write_text
+from gta.training.finite import Diverged
 from gta.training.fit import train
 from gta.training.options import TrainOptions
-from gta.training.run_folder import CHECKPOINT, WEIGHTS, Diverged, is_complete, read_results
+from gta.training.run_folder import CHECKPOINT, WEIGHTS, is_complete, read_results
 
 State = Literal["missing", "complete", "diverged", "failed"]
 
@@ -91,9 +94,18 @@ def execute(folder: Path) -> None:
             fail(folder, str(error))
         except Exception as error:  # a study goes on whatever becomes of one of its runs
             fail(folder, f"{type(error).__name__}: {error}\n\n{traceback.format_exc()}")
+        finally:
+            _let_go()
         if state(folder) != "failed":
             for name in {CHECKPOINT, WEIGHTS} - {kept}:
                 (folder / name).unlink(missing_ok=True)
+
+
+def _let_go() -> None:
+    """Of a run's memory and loader processes, which others on this machine can use."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _beside(folder: Path, word: str) -> Path:

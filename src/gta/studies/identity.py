@@ -53,13 +53,13 @@ def folder_name(determined_by: Mapping[str, Any]) -> str:
     return text_digest(json.dumps(determined_by, sort_keys=True, default=str))[:LENGTH]
 
 
-def data_digest(spec: str) -> str:
-    """Of a data set's names, labels, masks and files, wherever they lie.
+def data_digest(spec: str, download: bool = False) -> str:
+    """Of a data set's names, labels, masks and files, wherever they lie; with `download` it is fetched first.
 
     Raises:
         GtaError: no such data.
     """
-    listing = list_data(spec)
+    listing = list_data(spec, download)
     samples = [(split, s) for split, of in listing.splits.items() for s in of]
     paths = {path for _, s in samples for path in (s.path, s.mask) if path is not None}
     with ThreadPoolExecutor() as pool:

@@ -11,6 +11,7 @@ OUT/table.csv, table.md, table.tex
 
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import yaml
@@ -46,16 +47,23 @@ def run_study(plan: Plan, out: Path, launcher: Launcher | None = None, *, retry_
     launcher = Local() if launcher is None else launcher
     _check_folder(out)
     study = Study(plan, out)
-    study.check()
-    _make_folder(out)
     if retry_failed:
         study.forget_failures()
     runs = study.needed()
-    trials, finals = study.total
-    print(f"{trials} trials, {finals} runs to report; {len(study.states()) - len(runs)} of them there", file=sys.stderr)
-    write_text(out / PLAN, yaml.safe_dump(plan.content, sort_keys=False))
-    if runs:
-        _launch(study, launcher, runs)
+    with ExitStack() as stack:
+        where = ""
+        if runs:
+            study.check()
+            where = launcher.open(study.out, sum(study.total), study.memory())
+            stack.callback(launcher.close)
+        _make_folder(out)
+        trials, finals = study.total
+        there = len(study.states()) - len(runs)
+        print(f"{trials} trials, {finals} runs to report; {there} of them there", file=sys.stderr)
+        write_text(out / PLAN, yaml.safe_dump(plan.content, sort_keys=False))
+        if runs:
+            print(where, file=sys.stderr)
+            _launch(study, launcher, Progress(study, where), runs)
     return write_report(study)
 
 
@@ -71,11 +79,8 @@ def _make_folder(out: Path) -> None:
         raise GtaError(f"--out {out} cannot be made: {error.strerror or error}.") from error
 
 
-def _launch(study: Study, launcher: Launcher, runs: list[Run]) -> None:
+def _launch(study: Study, launcher: Launcher, progress: Progress, runs: list[Run]) -> None:
     """Execute these, and what becomes needed by what they come to."""
-    where = launcher.open(study.out, sum(study.total), study.memory())
-    print(where, file=sys.stderr)
-    progress = Progress(study, where)
     under_way: dict[Path, Run] = {}
     given: Counter[Path] = Counter()
     try:
@@ -98,5 +103,4 @@ def _launch(study: Study, launcher: Launcher, runs: list[Run]) -> None:
                     progress.show([str(under_way[f]) for f in launcher.running()], run)
             runs = study.needed()
     finally:
-        launcher.close()
         progress.close()

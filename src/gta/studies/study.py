@@ -174,35 +174,43 @@ class Study:
 
     def check(self) -> None:
         """Raise GtaError for data or a source that no run could use, before a folder is made for them."""
-        for cell in self.cells:
-            base, choice = self.plan.base(*cell), self.plan.data[cell.data]
-            options = TrainOptions(data="", out="", **base)
-            load_for_training(options.source, options.image_size, options.heads)
+        for _ in self._sources():
+            pass  # each is loaded
+        for name, choice in self.plan.data.items():
+            cell = Cell(name, next(iter(self.plan.fractions)))
+            options = TrainOptions(data="", out="", **self.plan.base(*cell))
             if choice.world is not None:
                 has_val = WorldOptions("", **_world(choice.world, 0)).val > 0
             else:
                 photos = read_photos(
-                    choice.path, fraction=cell.fraction, seed=self.plan.trial_seeds[0],
+                    choice.path, fraction=cell.fraction, seed=self.plan.trial_seeds[0], download=options.download,
                     skip_unreadable=options.skip_unreadable, subset_list=options.subset_list,
                 )  # fmt: skip
                 has_val = bool(photos.val)
             if not has_val and any(map(self.plan.is_chosen, self.plan.trials)):
                 raise GtaError(
-                    f"{choice.path or cell.data} has no validation image to choose the settings on: add val/CLASS/, or "
+                    f"{choice.path or name} has no validation image to choose the settings on: add val/CLASS/, or "
                     "enough training images for a tenth of each class to be held out."
                 )
 
     def memory(self) -> int:
         """Bytes that a process takes, about: packages, weights with optimiser, a step's activations."""
         most = 0
-        for cell in self.cells:
-            options = TrainOptions(data="", out="", **self.plan.base(*cell))
-            source: Any = load_for_training(options.source, options.image_size, options.heads)
+        for batch_size, source in self._sources():
             weights = sum(p.numel() for p in source.parameters())
             tokens = math.prod(source.patch_embed.grid_size)
-            activations = 64 * options.batch_size * tokens * source.embed_dim * len(source.blocks)
+            activations = 64 * batch_size * tokens * source.embed_dim * len(source.blocks)
             most = max(most, 1_000_000_000 + 24 * weights + activations)
         return most
+
+    def _sources(self) -> Iterator[tuple[int, Any]]:
+        """Every source that the plan names, at each image size, with the largest batch it is given."""
+        largest: dict[tuple[str, int, int | None], int] = {}
+        for cell in self.cells:
+            o = TrainOptions(data="", out="", **self.plan.base(*cell))
+            key = (o.source, o.image_size, o.heads)
+            largest[key] = max(o.batch_size, largest.get(key, 0))
+        return ((batch, load_for_training(*key)) for key, batch in largest.items())
 
     def _identity(self, cell: Cell, options: TrainOptions, *, test: bool) -> dict[str, Any]:
         data, source = self._data_digest(cell.data, options.seed), source_digest(options.source, options.heads)
@@ -219,7 +227,8 @@ class Study:
         if choice.world is not None:
             return world_digest(_world(choice.world, seed))
         if choice.path not in self._digests:
-            self._digests[choice.path] = data_digest(choice.path)
+            download = bool({**self.plan.options, **choice.options}.get("download"))
+            self._digests[choice.path] = data_digest(choice.path, download)
         return self._digests[choice.path]
 
 

@@ -6,7 +6,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from gta.sources.info import SourceInfo, digest, source_info
 from gta.sources.loading import load_source, new_target
 from gta.training.cross_validation import train_folds
 from gta.training.evidence import KeptAttention
+from gta.training.finite import Diverged, check_finite, check_weights
 from gta.training.model_card import CARD, model_card
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
@@ -37,12 +38,9 @@ from gta.training.recorder import Checkpoints, Recorder
 from gta.training.results import evaluate, git_state, versions
 from gta.training.run_folder import (
     CHECKPOINT,
-    CIRCUMSTANCES,
     DIVERGED,
-    Diverged,
     RunFolder,
-    check_finite,
-    check_weights,
+    check_same,
     is_complete,
     read_options,
     read_results,
@@ -294,13 +292,3 @@ def _training_images(photos: Photos, info: SourceInfo, options: TrainOptions, wo
     unmasked = [replace(sample, mask=None) for sample in photos.train]
     views = TestViews(unmasked, info.image_size, info.mean, info.std)
     return lambda: ((x, y) for x, y, _ in loader(views, options.batch_size, workers))
-
-
-def check_same(before: TrainOptions, now: TrainOptions) -> None:
-    for field in fields(TrainOptions):
-        old, new = getattr(before, field.name), getattr(now, field.name)
-        if old != new and field.name not in CIRCUMSTANCES:
-            raise GtaError(
-                f"--resume goes on with {field.name}={old}, but {field.name}={new} was given. Leave it out, or "
-                "start another run with another --out."
-            )

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from gta.errors import GtaError
 from gta.files import atomic_write, reading
+from gta.training.finite import check_finite, check_weights
 from gta.training.module import FineTuning
-from gta.training.run_folder import CHECKPOINT, RunFolder, check_finite, check_weights
+from gta.training.run_folder import CHECKPOINT, RunFolder
 
 WAY_OUT = {
     "loss": "start another run with a lower --lr",

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from gta.folders import (
     recover,
     remove,
 )
+from gta.training.finite import Diverged, check_weights
 from gta.training.options import TrainOptions
 
 CONFIG, RESULTS, WEIGHTS, CHECKPOINT = "config.yaml", "results.json", "model.safetensors", "last.ckpt"
@@ -49,10 +49,6 @@ RUN = Kind(
 _SEALED = ("metrics.csv", "predictions.csv", "skipped.json", "*.npz", "*.zip", "attention/*.npz", "maps/*.png")
 # What may differ between two calls for the same run: where things are and how many work on it.
 CIRCUMSTANCES = frozenset(["out", "data", "source", "subset_list", "workers", "devices", "download", "reuse_dir"])
-
-
-class Diverged(GtaError):
-    """Loss, weights or measures are no longer finite."""
 
 
 def is_complete(folder: Path) -> bool:
@@ -229,27 +225,19 @@ def read_options(folder: Path) -> TrainOptions:
         return TrainOptions(**yaml.safe_load(path.read_text(encoding="utf-8")), out=str(folder))
 
 
+def check_same(before: TrainOptions, now: TrainOptions) -> None:
+    for field in fields(TrainOptions):
+        old, new = getattr(before, field.name), getattr(now, field.name)
+        if old != new and field.name not in CIRCUMSTANCES:
+            raise GtaError(
+                f"--resume goes on with {field.name}={old}, but {field.name}={new} was given. Leave it out, or "
+                "start another run with another --out."
+            )
+
+
 def read_results(folder: Path) -> dict[str, Any]:
     """The content of results.json."""
     return read_json(folder / RESULTS, _AGAIN)
-
-
-def check_finite(what: str, values: Mapping[str, Any], way_out: str = "start another run with a lower --lr") -> None:
-    """Raise Diverged where a number is NaN or infinite."""
-    wrong = [key for key, value in values.items() if isinstance(value, float) and not math.isfinite(value)]
-    if wrong:
-        raise Diverged(f"{what} no longer finite ({', '.join(f'{key} {values[key]}' for key in wrong)}): {way_out}.")
-
-
-def check_weights(model: nn.Module) -> None:
-    """Raise Diverged where a weight is NaN or infinite."""
-    state = model.state_dict()
-    wrong = [k for k, v in state.items() if v.is_floating_point() and not bool(v.isfinite().all())]
-    if wrong:
-        raise Diverged(
-            f"{len(wrong)} of {len(state)} tensors are no longer finite, {wrong[0]} among them: start another run with "
-            "a lower --lr."
-        )
 
 
 def save_weights(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:

@@ -63,6 +63,7 @@ class Slurm(Launcher):
         self._executor.update_parameters(
             name="gta", timeout_min=self.minutes, cpus_per_task=self.cpus, gpus_per_node=self.gpus,
             slurm_array_parallelism=self.at_once, slurm_setup=[f"export OMP_NUM_THREADS={self.cpus}"],
+            slurm_additional_parameters={"open_mode": "append"},  # what is requeued keeps its log
             **{key: value for key, value in given.items() if value is not None},
         )  # fmt: skip
         self._jobs: dict[Path, Any] = {}
