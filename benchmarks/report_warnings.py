@@ -53,8 +53,9 @@ def spoil(photos: Path, out: Path, seed: int = 0) -> None:
 
 def found(name: str, listed: set, true: set) -> dict[str, object]:
     hits = len(listed & true)
-    return {"": name, "there": len(true), "listed": len(listed), "of them right": hits,
-            "precision": f"{hits / max(1, len(listed)):.2f}", "recall": f"{hits / len(true):.2f}"}  # fmt: skip
+    precision, recall = hits / max(1, len(listed)), f"{hits / len(true):.2f}" if true else None
+    counts = {"there": len(true), "listed": len(listed), "of them right": hits}
+    return {"": name, **counts, "precision": f"{precision:.2f}" if true else None, "recall": recall}
 
 
 def measure(run: Path, spoiled: Path) -> list[dict[str, object]]:
@@ -73,6 +74,8 @@ def measure(run: Path, spoiled: Path) -> list[dict[str, object]]:
         rows.append(found(f"copies, {kind}", {c[:2] for c in copies if c[2] == same}, set(map(tuple, pairs))))
     right = np.array([p.split("/")[-1].rpartition("-")[0] if p in truth["moved"] else p.split("/")[1] for p in path])
     labels = np.array([list(features["classes"]).index(name) for name in right])
+    clean = Images({**features, "label": labels})
+    rows.append(found("no wrong label", {s.row for s in clean.suspects() or []}, set()))
     for seed in range(1, 5):
         rng = np.random.default_rng(seed)
         wrong = rng.random(len(labels)) < 0.05

@@ -263,7 +263,9 @@ def test_the_command_prints_tables_and_writes_them_with_a_picture(source_file, t
         "## Growth with patches",
     ]  # fmt: skip
     assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
-    assert len(list(out.iterdir())) == 3
+    html = (out / "bench.html").read_text()
+    assert all(f">{line[3:]}</h2>" in html for line in page.splitlines() if line.startswith("## "))
+    assert len(list(out.iterdir())) == 4
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ def test_the_demo_from_world_to_page_and_on_to_more_seeds(tmp_path, capsys):
     told = capsys.readouterr().out
     assert all(word in told for word in ("source", "plain", "gta", "object mass", "Jaccard", "drift", "report.html"))
     page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 2
+    assert "The task" in page
+    assert page.count('<img src="data:image/webp;base64,') == 2
     assert 'src="http' not in page
     assert "One try" not in page
     assert "gta demo --seeds 5" in page

@@ -8,6 +8,7 @@ import pytest
 
 from gta.report.write import write_report
 from tests.report.folders import AWKWARD, change, write_run
+from tests.report.test_study_page import write_study
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -35,7 +36,12 @@ def pages(tmp_path_factory):
     for name in ("features", "tiny", "sha256"):
         of[name][0] = of[name][50]
     change(one, **of)
-    return {"one": write_report([one], root / "one.html"), "two": write_report([one, two], root / "two.html")}
+    study = write_report([write_study(root / "study", names=["plain", *AWKWARD])])
+    return {
+        "one": write_report([one], root / "one.html"),
+        "two": write_report([one, two], root / "two.html"),
+        "study": study,
+    }
 
 
 @pytest.fixture
@@ -79,6 +85,11 @@ def test_the_gallery_filters_opens_and_goes_through(visit):
     assert page.locator("#gallery button").count() < 6
     page.click("#reset")
     assert page.locator("#gallery button").count() == wrong
+    page.locator("#gallery button").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    at = page.evaluate("[...document.querySelectorAll('#gallery button')].indexOf(document.activeElement)")
+    assert 3 < at < 12  # one to the right, one line down
 
     page.locator("#gallery button").first.click()
     assert page.locator("#one").is_visible()
@@ -121,7 +132,7 @@ def test_the_matrix_the_classes_and_the_warnings_open_their_images(visit):
     assert page.inner_text("#matrix-says") == page.evaluate("document.activeElement.getAttribute('aria-label')")
     page.locator(".classes .link").first.click()
     assert page.inner_text("#count") == "6 images"
-    page.click(".warnings li:has-text('look wrong') button")
+    page.click(".warnings li:has-text('to check') button")
     assert page.locator("#gallery button").count() == 1
     assert "?" in page.text_content("#gallery button")
     page.click(".warnings li:has-text('in train too') button")
@@ -171,17 +182,26 @@ def test_the_attention_explorer_follows_image_layer_head_epoch_and_drift(visit):
     assert page.eval_on_selector("#drift button", "b => b.style.background") != colour
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
+def test_a_method_of_a_study_opens_its_runs(visit):
+    page = visit("study")
+    assert not page.locator("details[open]").count()
+    page.locator("a[data-opens]").nth(1).click()
+    assert "gta report" in page.inner_text("details[open]")
+    assert page.locator("details[open]").count() == 1
+
+
+@pytest.mark.parametrize("name", ["one", "two", "study"])
 def test_on_a_telephone_nothing_overflows_and_all_is_accessible_in_light_and_dark(visit, name):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
     for width, scheme in ((360, "light"), (1280, "dark")):
         page = visit(name, width, scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.wait_for_selector("#grid canvas[data-painted]")
+        if name != "study":
+            page.wait_for_selector("#grid canvas[data-painted]")
         bright = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert bright == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(18, 21, 26)")
         for opened in (False, True):
-            if opened:
+            if opened and name != "study":
                 page.locator("#gallery button").first.click()
                 assert page.evaluate("document.documentElement.scrollWidth") <= width
             found = axe.Axe().run(page).response["violations"]

@@ -9,7 +9,8 @@ import pytest
 from gta.cli import main
 from gta.errors import GtaError
 from gta.report.run import RunFiles
-from gta.report.runs import content, write_report
+from gta.report.runs import content
+from gta.report.write import write_report
 from tests.report.folders import AWKWARD, write_run
 
 
@@ -79,7 +80,7 @@ def test_the_page_has_every_image_with_its_guess_and_the_mistakes_first(page):
     assert items[0]["guesses"][0][0] == [int(shown.guesses[place]), pytest.approx(shown.confidence[place], abs=1e-4)]
     assert len(tags.data["data"]["pictures"]) >= len(items)
     explored = tags.data["explored"]
-    assert (explored["layers"], explored["heads"], explored["epochs"]["numbers"]) == (3, 2, [1, 2])
+    assert (explored["layers"], explored["heads"], explored["epochs"]["numbers"]) == (3, 2, [[1, 2]])
     assert [model["name"] for model in explored["models"]] == ["source", folder.name]
 
 
@@ -131,9 +132,27 @@ def test_what_cannot_be_shown_is_refused(tmp_path, capsys):
     ):
         assert main(["report", *words]) == 2
         assert says in capsys.readouterr().err
-    (run / "features.npz").write_bytes(b"PK\x03\x04 broken")
-    with pytest.raises(GtaError, match="cannot be read as a run"):
-        RunFiles(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("features.npz", b"PK\x03\x04 broken"),
+        ("attention.npz", b""),
+        ("images.zip", b"PK\x03\x04 broken"),
+        ("predictions.csv", b"split,path\ntest,x\n"),
+        ("config.yaml", b"{"),
+        ("config.yaml", b"a string"),
+        ("results.json", b"[1]"),
+        ("results.json", b"\xff\xfe"),
+    ],
+)
+def test_damaged_files_are_told_in_one_message(tmp_path, name, content):
+    run = write_run(tmp_path / "run")
+    (run / name).write_bytes(content)
+    with pytest.raises(GtaError, match=r"run cannot be shown: a file in it is damaged"):
+        write_report([run])
+    assert not (run / "report.html").exists()
 
 
 def test_the_command_writes_into_the_folder_and_prints_where(tmp_path, capsys):

@@ -198,7 +198,7 @@ def test_measures_that_are_not_finite_make_no_result(options, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("name", ["results.json", "gta.json", "config.yaml", "model.safetensors", "last.ckpt"])
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00\xfe", b"[1]", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"\xff\x00\xfe", b"[" * 100_000])
 def test_damaged_files_are_named(options, run, name, content):
     (run / name).write_bytes(content)
     if name == "last.ckpt":

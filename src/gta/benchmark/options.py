@@ -15,7 +15,7 @@ class Bench:
 
     Args:
         source: Pre-trained ViT, as of gta train; or random:NAME, an architecture of timm's without its weights.
-        out: Folder for bench.json, bench.md and bench.png.
+        out: Folder for bench.json, bench.md, bench.png and bench.html.
         heads: Attention heads of the source, where they are not width / 64 and its file does not say.
         image_size: Side of the images in px, a multiple of the patch size.
         batch_size: Images per step, 2 or more.

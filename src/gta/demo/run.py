@@ -27,7 +27,15 @@ from gta.worlds.options import WorldOptions
 
 WORLD = WorldOptions(out="", classes=16, train=6, val=6, test=20, spurious=1.0)
 COMMON = TrainOptions(
-    data="", out="", source="gta:butterflies", image_size=96, batch_size=16, precision="32", devices=1, val_every=1000
+    data="",
+    out="",
+    source="gta:butterflies",
+    image_size=96,
+    batch_size=16,
+    precision="32",
+    devices=1,
+    val_every=1000,
+    keep_attention=12,
 )
 _WORLD_FILES = [f"{split}/species-[0-9][0-9]/[0-9][0-9][0-9].png" for split in SPLITS]
 DEMO = Kind(
@@ -92,7 +100,7 @@ def _run(folder: Path, seeds: int, log: Callable[[str], None]) -> dict[str, Any]
     }
     draw_pictures(folder)
     write_json(folder / "demo.json", demo)
-    write_report(folder)
+    write_report(folder, folder / "report.html")
     return demo
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gta.files import atomic_write, write_text
+from gta.report import page
+from gta.report.pictures import embedded_file
 from gta.tables import markdown
 
 GREY, GREEN, RED, BLUE = "#6b7280", "#1a7f37", "#b42318", "#1d4ed8"
@@ -43,13 +45,16 @@ class Table(NamedTuple):
 
 
 def write_report(folder: Path) -> None:
-    """Write `bench.md` and `bench.png` from `bench.json`."""
+    """Write `bench.md`, `bench.png` and `bench.html` from `bench.json`."""
     found = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
     parts = [f"# What guidance costs here\n\n{where(found)}\n"]
     for title, rows, notes in tables(found):
         parts.append(f"## {title}\n\n{markdown(rows)}\n" + "".join(f"- {note}\n" for note in notes))
     write_text(folder / "bench.md", "\n".join(parts))
     draw(found, folder / "bench.png")
+    values = {"title": "gta bench", "where": where(found), "tables": tables(found)}
+    picture = embedded_file(folder / "bench.png")
+    page.write(folder / "bench.html", page.render("bench.html.jinja", **values, picture=picture))
 
 
 def where(found: Mapping[str, Any]) -> str:

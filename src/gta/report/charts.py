@@ -37,6 +37,7 @@ class Chart(NamedTuple):
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     diagonal: str = ""
+    words: Sequence[tuple[float, float, str]] = ()  # names beside points
 
 
 def chart(
@@ -49,6 +50,9 @@ def chart(
     x_range: tuple[float, float] | None = None,
     dots: bool = False,
     diagonal: bool = False,
+    log: bool = False,
+    joined: bool = True,
+    from_zero: bool = False,
 ) -> Chart:
     """Scale lines to a chart.
 
@@ -59,6 +63,9 @@ def chart(
         y_range, x_range: of the axes, where not as wide as the values.
         dots: mark every value.
         diagonal: draw y = x.
+        log: a logarithmic x axis; every x above 0.
+        joined: False draws points with their names instead of lines.
+        from_zero: let the y axis begin at 0.
     """
     finite = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in lines.items()}
     finite = {name: points for name, points in finite.items() if points}
@@ -67,11 +74,19 @@ def chart(
     ys = [y for points in finite.values() for _, y in points] or [0.0]
     ys += [y for band in bands.values() for _, low, high in band for y in (low, high)]
     x_low, x_high = x_range or (min(xs), max(xs))
-    y_ticks = ticks(*(y_range or (min(0.0, min(ys)), max(ys))))
-    y_low, y_high = (y_range[0], y_range[1]) if y_range else (y_ticks[0], max(y_ticks[-1], max(ys)))
+    least = min(0.0, min(ys)) if from_zero else min(ys)
+    if not joined:  # room for the points at the edges, and for their names
+        margin = 0.06 * ((max(ys) - least) or 1)
+        least, ys = least - margin, [*ys, max(ys) + margin]
+        stretch = (x_high / x_low) ** 0.06 if log else 0.06 * (x_high - x_low)
+        x_low, x_high = (x_low / stretch, x_high * stretch) if log else (x_low - stretch, x_high + stretch)
+    y_ticks = ticks(*(y_range or (least, max(ys))))
+    y_low, y_high = (y_range[0], y_range[1]) if y_range else (min(y_ticks[0], least), max(y_ticks[-1], max(ys)))
+    along = math.log10 if log else float
 
     def px(x: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * (x - x_low) / ((x_high - x_low) or 1), 1)
+        start, end = along(x_low), along(x_high)
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * (along(x) - start) / ((end - start) or 1), 1)
 
     def py(y: float) -> float:
         return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (y - y_low) / ((y_high - y_low) or 1), 1)
@@ -84,20 +99,38 @@ def chart(
         band = bands.get(name, ())
         closed = [(x, high) for x, _, high in band] + [(x, low) for x, low, _ in reversed(band)]
         says = [(px(x), py(y), f"{name}: {y:.3g} at {x:.3g}") for x, y in points] if dots else []
-        drawn.append(Line(name, path(points), path(closed) + "Z" if closed else "", says))
+        drawn.append(Line(name, path(points) if joined else "", path(closed) + "Z" if closed else "", says))
+    x_ticks = _powers(x_low, x_high) if log else ticks(x_low, x_high)
     last = "; ".join(f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}" for name, points in finite.items())
     return Chart(
         title,
         x_title,
         f"{title} over {x_title}: {last}.",
         drawn,
-        [Tick(px(x), _number(x)) for x in ticks(x_low, x_high)],
+        [Tick(px(x), _number(x)) for x in x_ticks],
         [Tick(py(y), _number(y)) for y in y_ticks if y_low <= y <= y_high],
         path([(y_low, y_low), (y_high, y_high)]) if diagonal else "",
+        [] if joined else _apart([(px(x), py(y), name) for name, points in finite.items() for x, y in points[:1]]),
     )
 
 
-def ticks(low: float, high: float, about: int = 4) -> list[float]:
+def _apart(words: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Names moved down until none lies over another."""
+    placed: list[tuple[float, float, str]] = []
+    for x, y, name in sorted(words, key=lambda word: word[1]):
+        while any(abs(y - other) < 11 and abs(x - there) < 6.5 * max(len(name), len(n)) for there, other, n in placed):
+            y += 2
+        placed.append((x, y, name))
+    return placed
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Powers of ten within; the ends, where there are fewer than two."""
+    found = [10.0**k for k in range(math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1)]
+    return found if len(found) > 1 else [low, high]
+
+
+def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers from at or above `low` to at or below `high`; at least two where these differ."""
     if not high > low:
         return [low]

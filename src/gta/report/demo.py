@@ -1,13 +1,15 @@
 """The demo's page: one HTML file with its pictures inside, made from the demo's folder alone."""
 
-import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from gta.files import write_text
+from gta.report import page
+from gta.report.pictures import embedded_file
+from gta.report.run import RunFiles
+from gta.report.runs import content
 
 COLUMNS = ("source", "plain", "gta")
 MEASURES = {  # name -> (label, unit, digits)
@@ -19,32 +21,29 @@ MEASURES = {  # name -> (label, unit, digits)
 }
 
 
-def write_report(folder: Path) -> Path:
-    """Write `report.html` from `demo.json`, `examples.png` and `attention.png`; returns its path."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
+def write_report(folder: Path, out: Path) -> Path:
+    """Write the page from `demo.json`, the two pictures and the first world's runs; returns `out`."""
     demo = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
-    environment = Environment(
-        loader=PackageLoader("gta.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    page = environment.get_template("demo.html.jinja").render(
-        demo["setting"],
-        table=table(demo),
-        columns=COLUMNS,
-        test=demo["test"],
-        difference=_difference(demo),
-        pairs=[(p["test_top1"], g["test_top1"]) for p, g in zip(demo["plain"], demo["gta"], strict=True)],
-        seeds=len(demo["plain"]),
-        mean={column: {name: _mean(demo[column], name) for name in MEASURES} for column in COLUMNS},
-        chance=100 / demo["setting"]["world"]["classes"],
-        versions=demo["plain"][0]["versions"],
-        examples=_embedded(folder / "examples.png"),
-        attention=_embedded(folder / "attention.png"),
-    )
-    path = folder / "report.html"
-    write_text(path, page)
-    return path
+    first = [RunFiles(folder / "runs" / f"{name}-seed0") for name in COLUMNS[1:]]
+    for run, name in zip(first, COLUMNS[1:], strict=True):
+        run.name = name
+    values = {
+        **content(first),
+        **demo["setting"],
+        "title": "gta demo",
+        "table": table(demo),
+        "columns": COLUMNS,
+        "test": demo["test"],
+        "difference": _difference(demo),
+        "pairs": [(p["test_top1"], g["test_top1"]) for p, g in zip(demo["plain"], demo["gta"], strict=True)],
+        "seeds": len(demo["plain"]),
+        "mean": {column: {name: _mean(demo[column], name) for name in MEASURES} for column in COLUMNS},
+        "versions": demo["plain"][0]["versions"],
+        "examples": embedded_file(folder / "examples.png"),
+        "sheet": embedded_file(folder / "attention.png"),
+    }
+    page.write(out, page.render("demo.html.jinja", **values))
+    return out
 
 
 def table(demo: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -80,7 +79,3 @@ def _cell(values: Sequence[float | None], unit: str, digits: int) -> str:
         return "–"
     spread = f" [{min(known):.{digits}f}, {max(known):.{digits}f}]" if len(known) > 1 else ""
     return f"{mean(known):.{digits}f}{unit}{spread}"
-
-
-def _embedded(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()

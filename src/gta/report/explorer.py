@@ -12,7 +12,7 @@ from gta.report.run import RunFiles
 Array = NDArray[Any]
 
 SIDE = 224  # px of a picture
-EPOCHS = 6  # of those kept, evenly spread, the last among them
+EPOCHS = 6  # of those kept, evenly spread, the first and the last among them
 BYTES = 1_400_000  # for the maps of all images together
 
 
@@ -20,9 +20,10 @@ def explorer(runs: Sequence[RunFiles]) -> dict[str, Any] | None:
     """What the page's script is given of attention; None where the runs left none, or none of the same images.
 
     Returns:
-        `images` (row, path, label, picture, outline), size in px, layers, heads, down, across; `models`: the source,
-        then the runs, each with its name and a sheet per image of layers × (mean over heads, heads); `epochs`: numbers,
-        and the sheets of each run, epoch and image; `drift`: of each run (layers, heads).
+        `images` (row, path, label, picture, outline); size in px, layers, heads, down, across; `models`, the source
+        and then the runs: name, and a sheet per image of layers × (mean over heads, heads); `epochs` of each run:
+        numbers, as many for each and spread over its training, and the sheets by epoch and image; `drift` of each
+        run (layers, heads).
     """
     known = [run.attention for run in runs]
     if (
@@ -41,13 +42,14 @@ def explorer(runs: Sequence[RunFiles]) -> dict[str, Any] | None:
     path, label = runs[0].features["path"], runs[0].features["label"]
     layers, heads, down, across = first["source"].shape[1:]
 
-    numbers = _spread(min(len(run.epochs) for run in runs))
-    kept = min((len(run.epochs[0]) for run in runs if run.epochs), default=0) if numbers else 0
+    steps = min(EPOCHS, *(len(run.epochs) for run in runs))
+    numbers = [np.linspace(0, len(run.epochs) - 1, steps).round().astype(int).tolist() for run in runs]
+    kept = min(len(run.epochs[0]) for run in runs) if steps else 0
     followed = [row for row in rows if place[0][row] < kept and all(place[0][row] == p[row] for p in place)]
     one = len(sheet(_with_mean(first["target"][:1])[0]))
     room = max(1, BYTES // (one * (1 + len(runs))))
     rows = [*followed, *(row for row in rows if row not in followed)][:room]
-    followed = followed[: max(0, BYTES // max(1, one * len(runs) * len(numbers)))] if numbers else []
+    followed = followed[: BYTES // (one * len(runs) * steps)] if steps else []
 
     models = [("source", first["source"], place[0])]
     models += [(run.name, a["target"], p) for run, a, p in zip(runs, known, place, strict=True)]
@@ -64,10 +66,10 @@ def explorer(runs: Sequence[RunFiles]) -> dict[str, Any] | None:
             for name, maps, at in models
         ],
         "epochs": {
-            "numbers": [n + 1 for n in numbers] if followed else [],
+            "numbers": [[n + 1 for n in own] for own in numbers] if followed else [],
             "sheets": [
-                [[sheet(_with_mean(run.epochs[n][[place[0][row]]])[0]) for row in followed] for n in numbers]
-                for run in runs
+                [[sheet(_with_mean(run.epochs[n][[place[0][row]]])[0]) for row in followed] for n in own]
+                for run, own in zip(runs, numbers, strict=True)
             ],
         },
         "drift": [np.round(a["drift"], 5).tolist() for a in known],
@@ -78,8 +80,3 @@ def _with_mean(maps: Array) -> Array:
     """(n, L, H, down, across) -> (n, L, 1 + H, down, across): first the mean over heads."""
     maps = maps.astype(np.float32)
     return np.concatenate([maps.mean(2, keepdims=True), maps], 2)
-
-
-def _spread(count: int) -> list[int]:
-    """Indices of at most `EPOCHS` of so many epochs, the first and the last among them."""
-    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, EPOCHS)).round()}) if count else []

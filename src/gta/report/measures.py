@@ -61,6 +61,17 @@ def tempered(probabilities: Array, temperature: float) -> Array:
     return np.asarray(powers / powers.sum(1, keepdims=True))
 
 
+def softened(probabilities: Array, labels: Array) -> Array:
+    """`tempered` by the temperature, 1 or above, that makes the labels most probable."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(log: float) -> float:
+        p = tempered(probabilities, float(np.exp(log)))[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(p, 1e-300)).mean())
+
+    return tempered(probabilities, float(np.exp(minimize_scalar(loss, bounds=(0, 3), method="bounded").x)))
+
+
 class Probe:
     """A linear classifier on features: multinomial logistic regression by L-BFGS.
 

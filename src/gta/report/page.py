@@ -34,10 +34,5 @@ def write(path: Path, page: str) -> None:
         new.write_text(page, encoding="utf-8", errors="replace")
 
 
-def embedded_png(picture: Path) -> str:
-    """A PNG file as a data address."""
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
-
-
 def _part(name: str) -> str:
     return (files("gta.report") / "templates" / name).read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,12 @@ def embedded(image: Image.Image, side: int, quality: int = 72) -> str:
     small = image.copy()
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     return _address(small, quality=quality, method=4)
+
+
+def embedded_file(path: Path) -> str:
+    """A picture file, in its own size."""
+    with Image.open(path) as image:
+        return embedded(image.convert("RGB"), max(image.size), 85)
 
 
 def sheet(maps: Array) -> str:
@@ -34,11 +41,13 @@ def sheet(maps: Array) -> str:
 def outline(mask: Array) -> str:
     """The outline of a mask, (height, width) bool, as an SVG path in px; "" where there is none."""
     from contourpy import contour_generator
+    from scipy.ndimage import gaussian_filter
 
     if not mask.any():
         return ""
-    lines = contour_generator(z=np.pad(mask.astype(np.float32), 1)).lines(0.5)
-    return "".join("M" + "L".join(f"{x - 0.5:.0f} {y - 0.5:.0f}" for x, y in np.asarray(line)) + "Z" for line in lines)
+    soft = gaussian_filter(np.pad(mask.astype(np.float32), 1), len(mask) / 150)  # no stairs
+    lines = (np.asarray(line) - 0.5 for line in contour_generator(z=soft).lines(0.5))
+    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z" for line in lines)
 
 
 def _address(image: Image.Image, **how: Any) -> str:

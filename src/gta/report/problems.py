@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gta.report.measures import Probe, unit
+from gta.report.measures import Probe, softened, unit
 
 Array = NDArray[Any]
 
@@ -97,8 +97,8 @@ class Images:
         """Images that look mislabelled, the surest first; None where there are too many images or too few.
 
         A linear probe on the features names every image, of all splits, having been fitted on four fifths of the others
-        (copies lie on one side). An image is suspected where it all but rules the label out, is sure of another class,
-        and none of the five most alike images has the label.
+        (copies lie on one side), and is softened until it is no surer than it is right. An image is suspected where it
+        all but rules the label out, is sure of another class, and none of the five most alike images has the label.
         """
         labels, split = self.features["label"], self.features["split"]
         classes = len(self.features["classes"])
@@ -114,6 +114,7 @@ class Images:
             out = fold == k
             if out.any() and not out.all():
                 p[out] = Probe(wide[~out], labels[~out], classes, PENALTY)(wide[out])
+        p = softened(p.astype(np.float64), labels)  # a probe is sure of too much
         own, guess = p[np.arange(images), labels], p.argmax(1)
         doubted = np.nonzero((own <= DOUBT) & (p.max(1) >= SURE))[0]
         if not len(doubted):

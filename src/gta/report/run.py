@@ -56,7 +56,7 @@ class RunFiles:
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            GtaError: no complete run there, or one that cannot be read.
+            GtaError: no complete run there.
         """
         self.folder, self.name = folder, folder.resolve().name
         if not (folder / "results.json").is_file():
@@ -67,9 +67,10 @@ class RunFiles:
             check_sealed(folder, "Delete it and results.json, and gta train --out FOLDER --resume writes both again.")
             self.results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
             config = folder / "config.yaml"
-            self.options: dict[str, Any] = (
-                yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
-            )
+            written = config.read_text(encoding="utf-8") if config.is_file() else "{}"
+            self.options: dict[str, Any] = yaml.safe_load(written)
+            if not (isinstance(self.results, dict) and isinstance(self.options, dict)):
+                raise ValueError("results.json and config.yaml must hold names with values")
             self.metrics = read_csv(folder / "metrics.csv")
             self._rows = read_csv(folder / "predictions.csv")
             self.features = _arrays(folder / "features.npz")

@@ -133,9 +133,10 @@ def warnings(
         )
     if copies:
         same = sum(copy.same_file for copy in copies)
+        images = _count(len({c.other for c in copies}), "val or test image is", "val or test images are")
         told.append(
             Warning(
-                f"{len({c.other for c in copies})} val or test images are in train too",
+                f"{images} in train too",
                 f"{same} as the same file, {len(copies) - same} as a copy in other pixels: on them the accuracy says "
                 "nothing about new images.",
                 "copies",
@@ -144,9 +145,9 @@ def warnings(
     if suspects:
         told.append(
             Warning(
-                f"{len(suspects)} labels look wrong",
+                f"{_count(len(suspects), 'label', 'labels')} to check",
                 "A linear probe that did not see them is sure of another class, and none of their nearest neighbours "
-                "has their label. Look at them before training again.",
+                "has their label. Some will be right: look at them before training again.",
                 "suspects",
             )
         )
@@ -155,8 +156,14 @@ def warnings(
     few = [line for line in class_lines(run, shown) if line.train is not None and line.train < FEW]
     if few:
         names = ", ".join(line.name for line in few[:8]) + (f" and {len(few) - 8} more" if len(few) > 8 else "")
-        told.append(Warning(f"{len(few)} classes with fewer than {FEW} training images", f"{names}."))
+        told.append(
+            Warning(f"{_count(len(few), 'class', 'classes')} with fewer than {FEW} training images", f"{names}.")
+        )
     return told
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def curves(runs: Sequence[RunFiles]) -> list[Chart]:
@@ -174,7 +181,7 @@ def curves(runs: Sequence[RunFiles]) -> list[Chart]:
             if points and (column in ("loss", "val_top1") or len({y for _, y in points}) > 1):
                 lines[run.name] = points if column == "val_top1" else smoothed(points)
         if lines:
-            charts.append(chart(title, "epoch", lines, dots=column == "val_top1"))
+            charts.append(chart(title, "epoch", lines, dots=column == "val_top1", from_zero=True))
     return charts
 
 

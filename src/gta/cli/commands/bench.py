@@ -26,4 +26,4 @@ def bench(options: Bench) -> None:
     for title, rows, notes in tables(found):
         print_table(rows, title)
         print("\n".join(notes) + "\n")
-    print(f"Results {folder / 'bench.json'}, tables {folder / 'bench.md'}, picture {folder / 'bench.png'}")
+    print(f"Results {folder / 'bench.json'}, tables {folder / 'bench.md'}, page {folder / 'bench.html'}")

@@ -4,13 +4,13 @@ from gta.cli.parser import Command
 
 
 @Command
-def report(runs: list[str], *, out: str | None = None) -> None:
-    """Write one page of a run, or of several beside each other, that opens without a network.
+def report(folders: list[str], *, out: str | None = None) -> None:
+    """Write one page, that opens without a network, of a run, of several beside each other, or of a study.
 
     Args:
-        runs: Run folders; of several, the first is what the others are compared with.
-        out: HTML file to write; by default report.html in the run folder, of several runs in the working directory.
+        folders: Run folders, of which the first is what the others are compared with; or one study's or demo's.
+        out: HTML file to write; by default report.html in the folder, of several runs in the working directory.
     """
     from gta.report.write import write_report
 
-    print(f"Page {write_report([Path(run) for run in runs], None if out is None else Path(out))}")
+    print(f"Page {write_report([Path(folder) for folder in folders], None if out is None else Path(out))}")

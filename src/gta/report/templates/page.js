@@ -11,7 +11,7 @@
     return element;
   };
   const named = (text) => make("bdi", {}, text);
-  const percent = (p) => (p > 0.9995 && p < 1 ? "99.9" : (100 * p).toFixed(p < 0.1 ? 1 : 0)) + " %";
+  const percent = (p) => (p > 0.9995 && p < 1 ? "99.9" : p < 0.0005 ? "< 0.1" : (100 * p).toFixed(p < 0.1 ? 1 : 0)) + " %";
 
   // --- maps: grey tiles, coloured here -----------------------------------------------------------------------
   const scale = (anchors) => Array.from({ length: 256 }, (_, i) => {
@@ -106,7 +106,8 @@
     };
     const draw = () => {
       listed = found();
-      $("gallery").replaceChildren(...listed.map((item, i) => make("button", { type: "button", "aria-label": says(item), onclick: () => open(i) },
+      if (state.tab === "suspects") listed.sort((a, b) => b.suspect[1] - b.suspect[2] - a.suspect[1] + a.suspect[2]);
+      $("gallery").replaceChildren(...listed.map((item, i) => make("button", { type: "button", "aria-label": says(item), tabindex: i ? -1 : 0, onclick: () => open(i) },
         state.tab === "copies" ? make("span", { class: "pair" }, picture(item.row, ""), picture(item.copies[0], "")) : picture(item.row, ""),
         make("span", { class: "text" }, ...about(item)))));
       if (!listed.length) $("gallery").append(make("p", { class: "empty" }, "No image is left: choose another class, or Reset."));
@@ -141,6 +142,7 @@
       }
     });
     roving($("matrix"), () => 1);
+    roving($("gallery"), () => getComputedStyle($("gallery")).gridTemplateColumns.split(" ").length);
 
     // one image
     const one = { at: 0, look: 2 }; // what is laid over it: nothing, the source's attention, the first run's, …
@@ -214,14 +216,19 @@
     draw();
   }
 
+  // --- a study: a method opens its runs
+  document.querySelectorAll("a[data-opens]").forEach((link) => link.addEventListener("click", () => {
+    document.querySelector(link.getAttribute("href")).open = true;
+  }));
+
   // --- attention --------------------------------------------------------------------------------------------
   const explored = read("explored");
   if (explored && $("grid")) attention(explored);
   function attention({ images, size, layers, heads, down, across, models, epochs, drift }) {
-    const classes = data.classes, state = { image: 0, layer: layers - 1, head: 0, of: models.length > 1 ? 1 : 0, drift: 0, epoch: epochs.numbers.length - 1 };
+    const classes = data.classes, state = { image: 0, layer: layers - 1, head: 0, of: models.length > 1 ? 1 : 0, drift: 0, epoch: epochs.numbers.length ? epochs.numbers[0].length - 1 : 0 };
     const place = () => `layer ${state.layer + 1}, ${state.head ? "head " + state.head : "mean of heads"}`;
-    const followed = () => epochs.numbers.length > 0 && state.image < epochs.sheets[0][0].length;
-    const address = (model) => model > 0 && followed() && state.epoch < epochs.numbers.length - 1
+    const steps = epochs.numbers.length ? epochs.numbers[0].length : 0, followed = () => steps > 0 && state.image < epochs.sheets[0][0].length;
+    const address = (model) => model > 0 && followed() && state.epoch < steps - 1
       ? epochs.sheets[model - 1][state.epoch][state.image] : models[model].sheets[state.image];
     const views = models.map((model) => ({ image: make("img", { alt: "" }), canvas: make("canvas"), outline: document.createElementNS("http://www.w3.org/2000/svg", "svg"), says: make("small") }));
     views.forEach((view, i) => {
@@ -261,12 +268,12 @@
         view.image.alt = `${classes[image.label]}, ${models[i].name}: ${place()}`;
         view.canvas.style.opacity = $("strength").value / 100;
         view.outline.firstChild.setAttribute("d", $("outline").checked ? image.outline : "");
-        view.says.textContent = place() + (i && followed() ? `, epoch ${epochs.numbers[state.epoch]}` : "");
+        view.says.textContent = place() + (i && followed() ? `, epoch ${epochs.numbers[i - 1][state.epoch]}` : "");
         paint(view.canvas, address(i), state.head, state.layer, across, down, true);
       });
       $("outline-label").hidden = !image.outline;
       $("epoch-label").hidden = !followed();
-      $("epoch-says").textContent = epochs.numbers[state.epoch] ?? "";
+      $("epoch-says").textContent = followed() ? [...new Set(epochs.numbers.map((own) => own[state.epoch]))].join(", ") : "";
       $("place").textContent = place();
       for (const { button, layer, head } of grid) paint(button.firstChild, address(state.of), head, layer, across, down, false);
       press(grid);
@@ -288,7 +295,7 @@
       [...$("strip").children].forEach((button, j) => button.setAttribute("aria-pressed", String(i === j)));
       draw();
     } }, make("img", { src: image.picture, alt: "" }))));
-    $("epoch").max = Math.max(0, epochs.numbers.length - 1);
+    $("epoch").max = Math.max(0, steps - 1);
     $("epoch").value = state.epoch;
     $("epoch").addEventListener("input", () => { state.epoch = Number($("epoch").value); draw(); });
     $("strength").addEventListener("input", draw);
