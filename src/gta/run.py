@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gta.errors import GtaError
 from gta.export.run import export_run
+from gta.files import atomic_write
 from gta.training.evidence import PREDICTIONS
 from gta.training.fit import train
 from gta.training.measure_run import evaluate_run
@@ -123,6 +124,7 @@ class Run:
         *,
         data: str | None = None,
         int8: bool = False,
+        whole_images: bool = False,
         overwrite: bool = False,
     ) -> Path:
         """Write the model for others to run, once it was seen to give what PyTorch gives on real images.
@@ -132,6 +134,7 @@ class Run:
             out: folder to write; by default export/FORM in the run's.
             data: other data with the same classes for the comparison, where the run's own is no longer there.
             int8: write an ONNX model with weights of 8 bits as well.
+            whole_images: of a run that shows its model parts of images (`attention_crop`), export it for whole ones.
             overwrite: replace what is in `out`.
 
         Returns:
@@ -141,7 +144,8 @@ class Run:
             GtaError: packages or images that are missing, `out` in use, or a result that differs by more than 1e-4.
         """
         place = None if out is None else Path(out)
-        return export_run(self.folder, to, place, data=data, int8=int8, overwrite=overwrite)[0]
+        more = {"int8": int8, "whole_images": whole_images, "overwrite": overwrite}
+        return export_run(self.folder, to, place, data=data, **more)[0]
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the page that shows it all, as `gta report` does, and return its path.
@@ -158,7 +162,7 @@ class Run:
 
 
 def fit(
-    data: str | Path,
+    data: "str | Path | pandas.DataFrame",
     out: str | Path,
     *,
     resume: bool = False,
@@ -169,7 +173,8 @@ def fit(
     """Fine-tune a pre-trained ViT on photographs, measure it, and write the run folder and its page.
 
     Args:
-        data: folder with train/CLASS/*, a .csv file, or NAME:ROOT of a published set.
+        data: folder with train/CLASS/*, a .csv file, NAME:ROOT of a published set, or a DataFrame with the columns
+            path, label and optionally split and mask, which is written to OUT.csv.
         out: run folder to write.
         resume: go on with an unfinished run in `out`; a complete one is returned as it is.
         overwrite: replace a run in `out`, once the new one has a checkpoint.
@@ -183,8 +188,25 @@ def fit(
     strange = [name for name in options if name not in known]
     if strange:
         raise GtaError(f"option {strange[0]!r} is not known: use one of {', '.join(known)}.")
+    if not isinstance(data, (str, Path)):
+        data = _written(data, Path(f"{out}.csv"), overwrite)
     chosen = TrainOptions(data=str(data), out=str(out), **options)
     return fit_options(chosen, resume=resume, overwrite=overwrite, keep_finite=keep_finite)
+
+
+def _written(frame: "pandas.DataFrame", path: Path, overwrite: bool) -> Path:
+    """A DataFrame as a .csv file with absolute paths."""
+    where = {name: frame[name].map(_absolute) for name in ("path", "mask") if name in frame}
+    text = frame.assign(**where).to_csv(index=False)
+    if path.exists() and not overwrite and path.read_text(encoding="utf-8") != text:
+        raise GtaError(f"{path} is there already, with other images than these: give another out, or overwrite=True.")
+    with atomic_write(path, "out") as new:
+        new.write_text(text, encoding="utf-8")
+    return path
+
+
+def _absolute(path: Any) -> Any:
+    return str(Path(path).resolve()) if isinstance(path, (str, Path)) and str(path) else path
 
 
 def fit_options(

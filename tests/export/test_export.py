@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from PIL import Image
 
 import gta
 from gta.cli import main
+from gta.data.images import open_rgb
 from gta.errors import GtaError
 from gta.export.form import FORMS, Form, run_torch
+from gta.export.run import export_run
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
 
@@ -132,6 +135,26 @@ def test_what_differs_is_refused_and_leaves_nothing(finished, tmp_path, monkeypa
     finished.export("timm", tmp_path / "o", overwrite=True)
     assert {p.name for p in (tmp_path / "o").iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
+
+
+def test_a_run_that_crops_is_exported_for_whole_images_if_one_says_so(finished, tmp_path):
+    options = {"image_size": 40, "epochs": 2, "batch_size": 6, "lr": 1e-3, "method": "attention_crop"}
+    data, source = finished.folder.parent / "photos", finished.options.source
+    run = gta.fit(data, tmp_path / "run", source=source, **options)
+    with pytest.raises(GtaError, match="add --whole-images"):
+        run.export("timm")
+    _, (plain, exported) = export_run(run.folder, "timm", tmp_path / "o", whole_images=True)
+    assert plain["test_top1"] == run.results["test_top1"]
+    model = timm.create_model(f"local-dir:{tmp_path / 'o'}", pretrained=True).eval()
+    whole = replace(run.trained(), closer=None)
+    images = gta.image_paths(data / "test")
+    with torch.no_grad():
+        guesses = model(torch.stack([whole.sees(open_rgb(path)) for path in images])).argmax(-1)
+    right = [path.split("/")[-2] == whole.classes[i] for path, i in zip(images, guesses.tolist(), strict=True)]
+    assert exported["test_top1"] == pytest.approx(100 * sum(right) / len(right))
+    assert f"top-1 is then {exported['test_top1']:.1f} %" in (tmp_path / "o" / "README.md").read_text()
+    with pytest.raises(GtaError, match="--whole-images has no meaning"):
+        finished.export("timm", whole_images=True)
 
 
 def test_what_cannot_be_exported_is_told(finished, tmp_path, monkeypatch):

@@ -32,8 +32,9 @@ REQUIRED = (
 
 
 def words(data: Path, source: Path, out: Path, *more: str) -> list[str]:
+    method = () if "--method" in more else ("--method", "gta")
     return ["train", "--data", str(data), "--source", str(source), "--out", str(out), "--image-size", "40",
-            "--epochs", "3", "--batch-size", "4", *more]  # fmt: skip
+            "--epochs", "3", "--batch-size", "4", *method, *more]  # fmt: skip
 
 
 def train(data: Path, source: Path, out: Path, *more: str) -> dict:

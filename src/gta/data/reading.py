@@ -29,6 +29,7 @@ class Photos:
         digests: per split, SHA-256 over the lines "path sha256-of-the-file" of its samples.
         skipped: unreadable images and unusable masks that were left out, with the reason.
         notes: what is passed over, and test images that are training images as well, in sentences.
+        val_held_out: val was held out of train, so that it shares whatever misleads there.
     """
 
     classes: tuple[str, ...]
@@ -38,6 +39,7 @@ class Photos:
     digests: dict[str, str]
     skipped: dict[str, str]
     notes: tuple[str, ...] = ()
+    val_held_out: bool = False
 
     def split(self, name: str) -> tuple[Sample, ...]:
         if name not in SPLITS:
@@ -115,6 +117,7 @@ def read_photos(
         digests={split: digest(samples) for split, samples in splits.items()},
         skipped={_inside(listing.root, path): reason for path, reason in sorted((bad | bad_masks).items())},
         notes=(*(f"passed over: {note}" for note in listing.notes), *copies),
+        val_held_out="val" not in listing.splits or folds > 0,
     )
 
 

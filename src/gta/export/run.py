@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,6 +33,7 @@ def export_run(
     *,
     data: str | None = None,
     int8: bool = False,
+    whole_images: bool = False,
     overwrite: bool = False,
 ) -> tuple[Path, list[Row]]:
     """Write a run's model in a form of `FORMS` and compare it with PyTorch's on images that the run was not trained on.
@@ -42,16 +44,17 @@ def export_run(
         out: folder to write; by default export/FORM in the run's.
         data: other data with the same classes, where the run's own is no longer there.
         int8: write a model of int8 weights as well, and measure both on the images.
+        whole_images: of a run that shows its model parts of images (`attention_crop`), export the model for whole ones.
         overwrite: replace what is in `out`.
 
     Returns:
         The folder; and a row for PyTorch and for each file, with its size in MB, ms per image in batches of 1 and of
-        16 (median), the largest difference of logits and of probabilities, and, with `int8`, accuracy in percent; where
-        the form has preprocessing of its own, the share of images that have the same guess with it.
+        16 (median), the largest difference of logits and of probabilities, and, with `int8` or `whole_images`, accuracy
+        in percent; where the form has preprocessing of its own, the share of images that have the same guess with it.
 
     Raises:
-        GtaError: no finished run, an unknown form, packages or images that are missing, `out` in use, or a result that
-            differs by more than 1e-4; nothing is left then.
+        GtaError: no finished run, an unknown form, one that cannot show the model what the run does, packages or images
+            that are missing, `out` in use, or a result that differs by more than 1e-4; nothing is left then.
     """
     form = FORMS[to]
     form.check_needs(to)
@@ -60,15 +63,24 @@ def export_run(
         raise GtaError(f"--int8 is for --to {able}, got --to {to}: leave it out.")
     out = folder / "export" / to if out is None else out
     trained = Trained.load(folder)
+    if trained.closer is not None and not whole_images:
+        raise GtaError(
+            f"{folder}'s model is shown of each image the part that its source attends to, which {to} cannot do: add "
+            "--whole-images, which gives it whole images and measures what that costs, or train without attention_crop."
+        )
+    if trained.closer is None and whole_images:
+        raise GtaError(f"--whole-images has no meaning for {folder}, whose model is shown whole images: leave it out.")
     samples, split = _images(folder, trained, data)
     options, results = read_options(folder), read_results(folder)
     licence = source_licence(options.source)
-    exported = Exported(
-        calibrated(trained), trained, described(trained), model_card(options, results, "library"), licence
-    )
+    shown, trained = trained, replace(trained, closer=None)
+    model = calibrated(trained)
+    top1 = _top1(run_torch(model), trained, samples) if whole_images else None
+    card = model_card(options, results, "library", top1)
+    exported = Exported(model, trained, described(trained), card, licence)
     try:
         with new_folder(out, EXPORT, replace=overwrite) as new:
-            rows = _written(form, to, exported, new, samples, split, int8)
+            rows = _written(form, to, exported, new, samples, split, shown if int8 or whole_images else None, int8)
     except OSError as error:
         raise GtaError(f"--out {out} cannot be written: {error.strerror or error}.") from error
     return out, rows
@@ -88,8 +100,16 @@ def _images(folder: Path, trained: Trained, data: str | None) -> tuple[Sequence[
 
 
 def _written(
-    form: Form, to: str, exported: Exported, new: Path, samples: Sequence[Sample], split: str, int8: bool
+    form: Form,
+    to: str,
+    exported: Exported,
+    new: Path,
+    samples: Sequence[Sample],
+    split: str,
+    measured: Trained | None,
+    int8: bool,
 ) -> list[Row]:
+    """`measured`: what the run's own accuracy is measured of, beside that of what is exported; None: neither is."""
     path = form.write(exported, new)
     few = evenly_spread(samples, CHECKED)
     images = on_all_cores(lambda sample: open_rgb(sample.path), few)
@@ -109,9 +129,9 @@ def _written(
         rough = form.runner(smaller)
         runners[smaller.name] = (rough, smaller, _apart(rough(pixels), expected))
     rows = [_row(name, *of, pixels) for name, of in runners.items()]
-    if int8:
+    if measured is not None:
         for row, (runner, *_) in zip(rows, runners.values(), strict=True):
-            row[f"{split}_top1"] = _top1(runner, exported.trained, samples)
+            row[f"{split}_top1"] = _top1(runner, measured if runner is plain else exported.trained, samples)
     if form.own_view is not None:
         view = form.own_view(path)
         own, _ = run(np.stack([view(image).numpy() for image in images]))

@@ -83,7 +83,8 @@ def complete_settings(method: str, settings: Settings) -> dict[str, dict[str, An
                 raise GtaError(f"--{name}.{key} is not an option of the method {name!r} ({hint}).")
         if values and name not in names:
             flags = ", ".join(f"--{name}.{key}" for key in values)
-            raise GtaError(f"{flags}: --method {method} does not have {name}. Leave it out, or write {method}+{name}.")
+            others = "" if method in ("auto", "plain") else f"{method}+"
+            raise GtaError(f"{flags}: --method {method} does not have {name}. Leave it out, or write {others}{name}.")
     chosen: dict[str, dict[str, Any]] = {}
     for name in names:
         given, defaults = settings.get(name, {}), own_options(name)
@@ -153,11 +154,40 @@ class ComposedMethod(ModelAndSource):
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.methods = sorted(methods, key=lambda m: not m.freezes_parameters)  # first what wraps, freezes and unwraps
+        if len(self.crops) > 1:
+            names = " and ".join(m.name for m in self.crops)
+            raise GtaError(f"{names} cannot be composed: each says which part of a picture is shown.")
         self._schedule, self._share, self._around_target = schedule, share, around_target
         self._factor = factor(schedule, 0.0, share)  # refuses what is not known
         own = {method.name: method.attach(target, source) for method in self.methods}
         self.own = nn.ModuleDict({name: module for name, module in own.items() if module is not None})
         self._target_vit, self._source_vit = vit_info(target), vit_info(source)
+
+    @property
+    def looks(self) -> bool:
+        """Whether a method must be told where the source looks in the training images."""
+        return any(method.looks for method in self.methods)
+
+    @property
+    def edits(self) -> bool:
+        """Whether a method changes training views."""
+        return any(type(method).edit is not Method.edit for method in self.methods)
+
+    @property
+    def crops(self) -> list[Method]:
+        """The methods that say what of an image is shown, in training and in prediction."""
+        return [method for method in self.methods if type(method).box is not Method.box]
+
+    @property
+    def uses_masks(self) -> bool:
+        """Whether a method is to be told the user's own masks."""
+        return any(method.uses_masks() for method in self.methods)
+
+    def edit(self, image: Tensor, rank: Tensor, another: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+        """A training view as the methods change it; see `Method.edit`."""
+        for method in self.methods:
+            image = method.edit(image, rank, another)
+        return image
 
     @property
     def restarts(self) -> list[float]:

@@ -28,9 +28,11 @@ from gta.methods.base import Batches, Method
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, digest, source_info
 from gta.sources.loading import load_source, new_target
+from gta.training.auto import AUTO, decide
 from gta.training.cross_validation import train_folds
 from gta.training.evidence import KeptAttention
 from gta.training.finite import Diverged, check_finite, check_weights
+from gta.training.look import Look, looked_at
 from gta.training.model_card import CARD, model_card
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
@@ -84,12 +86,7 @@ def train(
 
 
 def _train(
-    options: TrainOptions,
-    methods: Sequence[Method],
-    folder: RunFolder,
-    keep_finite: bool,
-    test: bool,
-    began: float,
+    options: TrainOptions, methods: Sequence[Method], folder: RunFolder, keep_finite: bool, test: bool, began: float
 ) -> dict[str, Any] | None:
     first = is_first_process()
     folds = options.cross_validate > 0 and options.fold is None
@@ -114,8 +111,19 @@ def _train(
     source = load_for_training(options.source, options.image_size, options.heads)
     info = source_info(source)
     notes = [*info.notes, *photos.notes]
+    trained_on, judged_on = (photos.digests[split] for split in ("train", "val"))
     if photos.notes and first:  # the source's were said when it was loaded
         print("\n".join(f"warning: {note}" for note in photos.notes), file=sys.stderr)
+    folder.identify(options, {"training images": trained_on, "validation images": judged_on, "source": digest(source)})
+    if folder.begun and is_complete(folder.out):
+        return read_results(folder.out) if first else None
+    given, look, decision = options, None, None
+    if options.method == AUTO:
+        look = Look.of(options.look_source or options.source, info.image_size, options.heads)
+        decision = decide(options, photos, source, look)
+        print("\n".join(decision.reasons), file=sys.stderr)
+        options = decision.applied(options)
+        methods = make_methods(options)
     # Every method's run ends with attention measures: a source that has no rows to read is refused here already.
     logits_and_rows(source, torch.zeros(1, 3, info.image_size, info.image_size))
     torch.manual_seed(options.seed)
@@ -129,17 +137,17 @@ def _train(
         ShortAttention,
         class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
     )
-    found = {"training images": photos.digests["train"], "validation images": photos.digests["val"]}
-    folder.identify(options, {**found, "source": digest(source)})
-    if folder.begun and is_complete(folder.out):
-        return read_results(folder.out) if first else None
     recorder = Recorder(folder)
     changing = bool(method.restarts or list(method.own.parameters()))
     kept = [KeptAttention(folder, photos, info, options.keep_attention)] if options.keep_attention else []
     trainer = make_trainer(options, [*kept, recorder], Checkpoints(folder), changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
+    edits = None
+    if method.looks:
+        look = look or Look.of(options.look_source or options.source, info.image_size, options.heads)
+        photos, edits = looked_at(photos, look, method, workers)
     views = TrainViews(
-        photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set
+        photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set, edits
     )
     stored = None
     if options.reuse:
@@ -148,20 +156,25 @@ def _train(
             stored = stored_rows(options, methods, photos, info, views, method, workers)
         views.store = None if stored is None else stored.store
     if first:
-        folder.open(options)
+        folder.open(given)
         if folds:
-            train_folds(replace(options, out=str(folder.path)), train)
+            train_folds(replace(given, out=str(folder.path)), train)
 
     diverged = _fit(trainer, method, photos, views, info, options, workers, stored, folder, recorder, keep_finite)
     if not trainer.is_global_zero:
         return None
     method.finish()
     check_weights(target)
+    if look is not None and method.crops:
+        look.save(folder.path, method.crops[0])
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
+    models = target.to(device), source.to(device)
     sizes = Counter(sample.label for sample in photos.train).values()
     results = {
         "run_id": folder.id,
-        "method": options.method,
+        "method": given.method,
+        "composed": options.method,  # what auto chose
+        "reasons": None if decision is None else "; ".join(decision.reasons),
         **method.describe(),
         "diverged": diverged,
         "final_weight": recorder.rows[-1].get("weight"),
@@ -176,9 +189,9 @@ def _train(
         "balance": options.balance,
         "batch_size": _share(options, trainer) * trainer.world_size,
         "image_size": info.image_size,
-        "lr": options.lr,
+        "lr": options.rates[0],
         "head_lr_scale": options.head_lr_scale,
-        "layer_decay": options.layer_decay,
+        "layer_decay": options.rates[1],
         "weight_decay": options.weight_decay,
         "precision": str(trainer.precision),
         "source": options.source,
@@ -192,17 +205,7 @@ def _train(
         "smallest_class": min(sizes),
         "largest_class": max(sizes),
         **recorder.last_epoch(),
-        **evaluate(
-            target.to(device),
-            source.to(device),
-            info,
-            photos,
-            workers,
-            folder,
-            test=test,
-            explored=options.keep_attention,
-            folds=folds,
-        ),
+        **evaluate(*models, info, photos, workers, folder, test=test, explored=options.keep_attention, folds=folds),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
         "device": device_name(device),

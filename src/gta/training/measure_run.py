@@ -33,6 +33,8 @@ def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> 
     trained = Trained.load(folder)
     root = data or options.data
     samples = run_samples(root, split, trained.classes, options, own=data is None)
+    if trained.closer is not None:
+        samples = trained.closer.of_samples(samples)
     source = load_source(options.source, options.image_size, heads=options.heads)
     info = source_info(source)
     logits: list[Tensor] = []

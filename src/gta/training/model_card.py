@@ -15,23 +15,31 @@ CARD = "README.md"
 FEW = 100  # images of a split, below which its numbers are said to be of few
 
 
-def model_card(options: TrainOptions, results: Mapping[str, Any], form: Literal["run", "library"] = "run") -> str:
+def model_card(
+    options: TrainOptions,
+    results: Mapping[str, Any],
+    form: Literal["run", "library"] = "run",
+    whole: float | None = None,
+) -> str:
     """The card in Markdown; where the data and the source lie on this disk is not in it.
 
     Args:
         options: of the run.
         results: the content of its results.json.
         form: of the folder that it lies in: a run, or what transformers and timm take.
+        whole: where a run's model is shown parts of images and what is exported is given whole ones: its top-1 on
+            these, in percent.
     """
     environment = Environment(
         loader=PackageLoader("gta.training", "."), undefined=StrictUndefined, keep_trailing_newline=True
     )
     named, _ = parts(options.data)
-    methods = [(name, METHODS[name]) for name in method_names(results["method"])]
+    methods = [(name, METHODS[name]) for name in method_names(results["composed"])]
     splits = [split for split in ("val", "test") if results[f"{split}_images"]]
     return environment.get_template("model_card.md.jinja").render(
         r=results,
         form=form,
+        whole=whole,
         data=title(options.data) if named else "a folder of photographs",
         source=options.source if ":" in options.source else Path(options.source).name,
         licence=source_licence(options.source),

@@ -14,7 +14,7 @@ from torch import nn
 
 from gta.data.datasets import resolved
 from gta.errors import GtaError
-from gta.files import atomic_write, file_digest, json_text, locked, read_json, reading, write_text
+from gta.files import file_digest, json_text, locked, read_json, reading, write_text
 from gta.folders import (
     MARKER,
     Kind,
@@ -243,26 +243,15 @@ def read_results(folder: Path) -> dict[str, Any]:
 def save_weights(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Write `model.safetensors`: a plain timm state dict; the metadata says how timm builds the model.
 
-    Equal weights and metadata give an equal file. (safetensors' own writer shuffles the metadata.)
-
     Raises:
         Diverged: weights that are not finite.
     """
-    from safetensors.torch import save
-
-    from gta.sources.checkpoint_files import CHECKSUM, checksum
+    from gta.sources.checkpoint_files import write_checkpoint
 
     check_weights(model)
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    plain = save(tensors)
-    size = 8 + int.from_bytes(plain[:8], "little")
-    header = {"__metadata__": dict(sorted((said | {CHECKSUM: checksum(tensors)}).items())), **json.loads(plain[8:size])}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with atomic_write(folder / WEIGHTS) as new, new.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.write(memoryview(plain)[size:])
+    write_checkpoint(folder / WEIGHTS, tensors, said)
 
 
 def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -12,6 +12,7 @@ def export(
     out: str | None = None,
     data: str | None = None,
     int8: bool = False,
+    whole_images: bool = False,
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
@@ -23,14 +24,15 @@ def export(
         out: Folder to write; by default export/FORM in the run's.
         data: Other data with the same classes to check it on, where the run's own is no longer there.
         int8: With onnx, write a model with weights of 8 bits as well, and measure the accuracy of both.
+        whole_images: Of a run whose model is shown the part of an image that its source attends to (attention_crop),
+            export it for whole images, and measure what that costs.
         overwrite: Replace what is in --out.
         json: Print JSON instead of a table.
     """
     from gta.export.run import export_run
 
-    folder, rows = export_run(
-        Path(run), to, None if out is None else Path(out), data=data, int8=int8, overwrite=overwrite
-    )
+    more = {"int8": int8, "whole_images": whole_images, "overwrite": overwrite}
+    folder, rows = export_run(Path(run), to, None if out is None else Path(out), data=data, **more)
     if json:
         print_json({"folder": str(folder), "models": rows})
     else:
