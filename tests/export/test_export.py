@@ -46,7 +46,7 @@ def test_onnx_with_numpy_and_pillow_alone(finished, images, pixels, tmp_path, ca
     assert main(["export", str(finished.folder), "--to", "onnx", "--int8", "--json", "--out", str(tmp_path / "o")]) == 0
     told = json.loads(capsys.readouterr().out)
     files = {path.name: path for path in (tmp_path / "o").iterdir()}
-    assert set(files) == {"model.onnx", "model.int8.onnx"}
+    assert set(files) == {"gta.json", "model.onnx", "model.int8.onnx"}
     assert [row["model"] for row in told["models"]] == ["PyTorch", "model.onnx", "model.int8.onnx"]
     for row in told["models"][1:]:
         assert row["megabytes"] == pytest.approx(files[row["model"]].stat().st_size / 1e6, abs=0.06)
@@ -133,7 +133,7 @@ def test_what_differs_is_refused_and_leaves_nothing(finished, tmp_path, monkeypa
     with pytest.raises(GtaError, match="is there already"):
         finished.export("timm", tmp_path / "o")
     finished.export("timm", tmp_path / "o", overwrite=True)
-    assert {p.name for p in (tmp_path / "o").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert {p.name for p in (tmp_path / "o").iterdir()} == {"gta.json", "config.json", "model.safetensors", "README.md"}
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
 
 
