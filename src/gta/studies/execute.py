@@ -86,7 +86,8 @@ def execute(folder: Path) -> None:
         kept = ""
         try:
             given = json.loads(_beside(folder, "json").read_text(encoding="utf-8"))
-            train(TrainOptions(**given["options"], out=str(folder)), resume=True, test=given["test"])
+            options = TrainOptions(**given["options"], out=str(folder))
+            train(options, resume=True, test=given["test"])
             kept = WEIGHTS if given["test"] else ""
         except Diverged as error:
             write_text(_beside(folder, "diverged"), f"{error}\n")
