@@ -115,6 +115,8 @@ def new_folder(folder: Path, kind: Kind, *, replace: bool = False) -> Iterator[P
         try:
             mark(new, kind)
             yield new
+            inside = (path for path in new.rglob("*") if path.name != MARKER)
+            mark(new, kind, written=[path.relative_to(new).as_posix() for path in inside])
             if there:
                 put_in_place(folder, kind)
             else:
@@ -153,7 +155,9 @@ def _leaves(folder: Path) -> Iterator[Path]:
 def _ours(folder: Path, kind: Kind) -> set[Path]:
     """A file that is being written has `.new` behind its name."""
     patterns = (MARKER, *kind.files)
-    return {path for pattern in patterns for ending in ("", ".new") for path in folder.glob(pattern + ending)}
+    found = {path for pattern in patterns for ending in ("", ".new") for path in folder.glob(pattern + ending)}
+    written = (read_marker(folder, kind) or {}).get("written", [])
+    return found | {folder / str(name) for name in written if ".." not in Path(str(name)).parts and name[:1] != "/"}
 
 
 def _remove_empty(folder: Path) -> None:

@@ -45,8 +45,8 @@ def test_onnx_with_numpy_and_pillow_alone(finished, images, pixels, tmp_path, ca
     pytest.importorskip("onnxscript")
     assert main(["export", str(finished.folder), "--to", "onnx", "--int8", "--json", "--out", str(tmp_path / "o")]) == 0
     told = json.loads(capsys.readouterr().out)
-    files = {path.name: path for path in (tmp_path / "o").iterdir()}
-    assert set(files) == {"gta.json", "model.onnx", "model.int8.onnx"}
+    files = {path.name: path for path in (tmp_path / "o").iterdir() if path.name != "gta.json"}
+    assert set(files) == {"model.onnx", "model.int8.onnx"}
     assert [row["model"] for row in told["models"]] == ["PyTorch", "model.onnx", "model.int8.onnx"]
     for row in told["models"][1:]:
         assert row["megabytes"] == pytest.approx(files[row["model"]].stat().st_size / 1e6, abs=0.06)
