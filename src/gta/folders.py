@@ -1,13 +1,15 @@
 """Whose a folder is: only what we marked as ours, and in it only what we write, is ever replaced or deleted."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gta.errors import GtaError
-from gta.files import file_digest, read_json, reading, write_json
+from gta.files import file_digest, locked, read_json, reading, write_json
 
 MARKER = "gta.json"
 _VERSION = 1
@@ -24,9 +26,6 @@ class Kind:
 
     name: str
     files: tuple[str, ...]
-
-
-EXPORT = Kind("export", ("*.onnx", "model.pt", "model.safetensors", "config.json", "README.md"))
 
 
 def mark(folder: Path, kind: Kind, **more: Any) -> None:
@@ -97,6 +96,35 @@ def beside(folder: Path, word: str) -> Path:
     return folder.with_name(f".{folder.name}.{word}")
 
 
+@contextmanager
+def new_folder(folder: Path, kind: Kind, *, replace: bool = False) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of `folder`: absent, empty or, with `replace`, of this kind.
+
+    Raises:
+        GtaError: `folder` holds something that is not to be replaced, or is in use.
+    """
+    new = beside(folder, "new")
+    with locked(folder):
+        recover(folder, kind)
+        there = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        if there and not replace:
+            raise GtaError(f"--out {folder} is there already: give another folder, or add --overwrite.")
+        if there:
+            check_replaceable(folder, kind)
+        new.mkdir()
+        try:
+            mark(new, kind)
+            yield new
+            inside = (path for path in new.rglob("*") if path.name != MARKER)
+            mark(new, kind, written=[path.relative_to(new).as_posix() for path in inside])
+            if there:
+                put_in_place(folder, kind)
+            else:
+                new.replace(folder.resolve())  # of an empty one as well
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
 def put_in_place(folder: Path, kind: Kind) -> None:
     """Replace a folder by the one beside it; a kill between leaves what `recover` completes."""
     check_replaceable(folder, kind)  # something may have been put there since
@@ -127,7 +155,9 @@ def _leaves(folder: Path) -> Iterator[Path]:
 def _ours(folder: Path, kind: Kind) -> set[Path]:
     """A file that is being written has `.new` behind its name."""
     patterns = (MARKER, *kind.files)
-    return {path for pattern in patterns for ending in ("", ".new") for path in folder.glob(pattern + ending)}
+    found = {path for pattern in patterns for ending in ("", ".new") for path in folder.glob(pattern + ending)}
+    written = (read_marker(folder, kind) or {}).get("written", [])
+    return found | {folder / str(name) for name in written if ".." not in Path(str(name)).parts and name[:1] != "/"}
 
 
 def _remove_empty(folder: Path) -> None:

@@ -80,7 +80,9 @@ def test_a_wrong_option_is_told_without_the_list_of_all(capsys):
         (["--lr", "nan"], "gta train: --lr nan cannot be used: write a number."),
         (["--epochs", "1.5"], "gta train: --epochs 1.5 cannot be used: write a whole number."),
         (["--lrr", "1"], "unrecognized arguments: --lrr"),
-        (["--rows", "magic"], "gta train: --rows magic cannot be used: write one of 'cls', 'patches', 'all', 'pool'."),
+        (["--rows", "magic"], "gta train: --rows magic cannot be used: write cls or patches or all or pool."),
+        (["--lora.rank", "many"], "gta train: --lora.rank many cannot be used: write a whole number."),
+        (["--weight", "much"], "gta train: --weight much cannot be used: write a number or auto."),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["train", "--data", "x", "--out", "y", *words])

@@ -280,6 +280,7 @@ def test_a_run_is_named_by_what_determines_it_and_by_nothing_else():
         name(epochs=3), name(method="bss", settings={"bss": {"eta": 0.5}}), name(method="bss"),
     ]  # fmt: skip
     assert len({same, *others}) == 10
+    assert name(look_source="gta:butterflies") not in {same, *others}
     assert name(method="bss", settings={"bss": {"eta": 0.001}}) == name(method="bss")  # its default, said
 
 

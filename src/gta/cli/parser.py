@@ -26,6 +26,7 @@ from gta.errors import GtaError
 from gta.registry import Registry
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+_WRONG = re.compile(r'key "([\w.]+)":(.*?)(?:Got value|Given value type: .*?Given value): (.*)', re.DOTALL)
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
 OWN_FAULT = 70  # sysexits.h calls it EX_SOFTWARE
 
@@ -97,12 +98,11 @@ class OptionParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Without the list of all options, behind which the message would hide."""
         name = " ".join(word for word in self.prog.split() if word != "[options]")
-        wrong_type = re.search(r'key "([\w.]+)":\s*Expected an? <class \'(\w+)\'>. Got value: (.*)', message)
-        if wrong_type:
-            flag, wanted = wrong_type[1].replace("_", "-"), _KINDS.get(wrong_type[2], wrong_type[2])
-            message = f"--{flag} {wrong_type[3]} cannot be used: write {wanted}."
-        elif wrong := re.search(r'key "([\w.]+)":\s*Expected a typing.Literal\[(.*)\]. Got value: (.*)', message):
-            message = f"--{wrong[1].replace('_', '-')} {wrong[3]} cannot be used: write one of {wrong[2]}."
+        if wrong := _WRONG.search(message):
+            classes = [_KINDS.get(kind, kind) for kind in re.findall(r"<class '(\w+)'>", wrong[2])]
+            words = re.findall(r"'(\w+)'", "".join(re.findall(r"Literal\[(.*?)\]", wrong[2])))
+            wanted = " or ".join(dict.fromkeys(kind for kind in (*classes, *words) if kind != "NoneType"))
+            message = f"--{wrong[1].replace('_', '-')} {wrong[3]} cannot be used: write {wanted}."
         elif missing := re.fullmatch(r"the following arguments are required: (.*)", message):
             message = re.sub(r"[\w.]+[.]", "", missing[1]) + " must be given."
         self.exit(2, f"{name}: {message}\n{name} --help lists what it takes.\n")

@@ -28,8 +28,8 @@ class Photos:
         train, val, test: samples; val is held out of train where the set has none, test may be empty.
         digests: per split, SHA-256 over the lines "path sha256-of-the-file" of its samples.
         skipped: unreadable images and unusable masks that were left out, with the reason.
-        val_held_out: val was held out of train, so that it shares whatever misleads there.
         notes: what is passed over, and test images that are training images as well, in sentences.
+        val_held_out: val was held out of train, so that it shares whatever misleads there.
     """
 
     classes: tuple[str, ...]
@@ -38,8 +38,8 @@ class Photos:
     test: tuple[Sample, ...]
     digests: dict[str, str]
     skipped: dict[str, str]
-    val_held_out: bool = False
     notes: tuple[str, ...] = ()
+    val_held_out: bool = False
 
     def split(self, name: str) -> tuple[Sample, ...]:
         if name not in SPLITS:
@@ -116,8 +116,8 @@ def read_photos(
         **splits,
         digests={split: digest(samples) for split, samples in splits.items()},
         skipped={_inside(listing.root, path): reason for path, reason in sorted((bad | bad_masks).items())},
-        val_held_out="val" not in listing.splits or folds > 0,
         notes=(*(f"passed over: {note}" for note in listing.notes), *copies),
+        val_held_out="val" not in listing.splits or folds > 0,
     )
 
 

@@ -26,7 +26,7 @@ from gta.files import write_json, write_text
 from gta.training.finite import Diverged
 from gta.training.fit import train
 from gta.training.options import TrainOptions
-from gta.training.run_folder import CHECKPOINT, CONFIG, WEIGHTS, config_text, is_complete, read_results
+from gta.training.run_folder import CHECKPOINT, WEIGHTS, is_complete, read_results
 
 State = Literal["missing", "complete", "diverged", "failed"]
 
@@ -87,8 +87,6 @@ def execute(folder: Path) -> None:
         try:
             given = json.loads(_beside(folder, "json").read_text(encoding="utf-8"))
             options = TrainOptions(**given["options"], out=str(folder))
-            if (folder / CONFIG).is_file() and not is_complete(folder):
-                write_text(folder / CONFIG, config_text(options))  # the same run, but its data may lie elsewhere by now
             train(options, resume=True, test=given["test"])
             kept = WEIGHTS if given["test"] else ""
         except Diverged as error:

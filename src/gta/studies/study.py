@@ -20,7 +20,7 @@ from gta.training.source import load_for_training
 from gta.worlds.folder import write_world
 from gta.worlds.options import WorldOptions
 
-PATHS = ("source", "subset_list", "reuse_dir")  # options that may be one
+PATHS = ("source", "look_source", "subset_list", "reuse_dir")  # options that may be one
 State = Literal["missing", "complete", "diverged", "failed"]
 
 

@@ -85,12 +85,7 @@ def train(
 
 
 def _train(
-    options: TrainOptions,
-    methods: Sequence[Method],
-    folder: RunFolder,
-    keep_finite: bool,
-    test: bool,
-    began: float,
+    options: TrainOptions, methods: Sequence[Method], folder: RunFolder, keep_finite: bool, test: bool, began: float
 ) -> dict[str, Any] | None:
     first = is_first_process()
     folds = options.cross_validate > 0 and options.fold is None
@@ -115,8 +110,12 @@ def _train(
     source = load_for_training(options.source, options.image_size, options.heads)
     info = source_info(source)
     notes = [*info.notes, *photos.notes]
+    trained_on, judged_on = (photos.digests[split] for split in ("train", "val"))
     if photos.notes and first:  # the source's were said when it was loaded
         print("\n".join(f"warning: {note}" for note in photos.notes), file=sys.stderr)
+    folder.identify(options, {"training images": trained_on, "validation images": judged_on, "source": digest(source)})
+    if folder.begun and is_complete(folder.out):
+        return read_results(folder.out) if first else None
     given, look, decision = options, None, None
     if options.method == AUTO:
         look = Look.of(options.look_source or options.source, info.image_size, options.heads)
@@ -138,10 +137,6 @@ def _train(
         QuickAttention(),
         class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
     )
-    found = {"training images": photos.digests["train"], "validation images": photos.digests["val"]}
-    folder.identify(given, {**found, "source": digest(source)})
-    if folder.begun and is_complete(folder.out):
-        return read_results(folder.out) if first else None
     recorder = Recorder(folder)
     changing = bool(method.restarts or list(method.own.parameters()))
     kept = [KeptAttention(folder, photos, info, options.keep_attention)] if options.keep_attention else []
@@ -173,6 +168,7 @@ def _train(
     if look is not None and method.crops:
         look.save(folder.path, method.crops[0])
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
+    models = target.to(device), source.to(device)
     sizes = Counter(sample.label for sample in photos.train).values()
     results = {
         "run_id": folder.id,
@@ -210,17 +206,7 @@ def _train(
         "smallest_class": min(sizes),
         "largest_class": max(sizes),
         **recorder.last_epoch(),
-        **evaluate(
-            target.to(device),
-            source.to(device),
-            info,
-            photos,
-            workers,
-            folder,
-            test=test,
-            explored=options.keep_attention,
-            folds=folds,
-        ),
+        **evaluate(*models, info, photos, workers, folder, test=test, explored=options.keep_attention, folds=folds),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
         "device": device_name(device),

@@ -14,9 +14,8 @@ from torch import nn
 
 from gta.data.datasets import resolved
 from gta.errors import GtaError
-from gta.files import atomic_write, file_digest, json_text, locked, read_json, reading, write_text
+from gta.files import file_digest, json_text, locked, read_json, reading, write_text
 from gta.folders import (
-    EXPORT,
     MARKER,
     Kind,
     beside,
@@ -35,12 +34,18 @@ CONFIG, RESULTS, WEIGHTS, CHECKPOINT = "config.yaml", "results.json", "model.saf
 DIVERGED = "diverged.txt"
 _FILES = (
     CONFIG, RESULTS, WEIGHTS, CHECKPOINT, DIVERGED, "metrics.csv", "predictions.csv", "skipped.json",
-    "features.npz", "attention.npz", "images.zip", "look.safetensors", "report.html", "README.md", "maps",
-    "maps/*.png", "attention", "attention/*.npz",
+     "features.npz", "attention.npz", "images.zip", "look.safetensors", "report.html", "README.md", "maps",
+     "maps/*.png", "attention", "attention/*.npz",
 )  # fmt: skip
-_FOLDS = ("folds", "folds/*", f"folds/*/{MARKER}", *(f"folds/*/{pattern}" for pattern in _FILES))  # runs themselves
-_EXPORTS = ("export", "export/*", f"export/*/{MARKER}", *(f"export/*/{pattern}" for pattern in EXPORT.files))
-RUN = Kind("run", (*_FILES, *_FOLDS, *_EXPORTS))
+EXPORT = Kind("export", ("*.onnx", "*.onnx.data", "*.pt", "*.json", "*.safetensors", "README.md"))
+RUN = Kind(
+    "run",
+    (
+        *_FILES,
+        *("folds", "folds/.*.lock", *(f"folds/*/{name}" for name in (MARKER, *_FILES))),
+        *("export", *(f"export/*/{name}" for name in (MARKER, *EXPORT.files))),
+    ),
+)
 _SEALED = ("metrics.csv", "predictions.csv", "skipped.json", "*.npz", "*.zip", "attention/*.npz", "maps/*.png")
 # What may differ between two calls for the same run: where things are and how many work on it.
 CIRCUMSTANCES = frozenset(["out", "data", "source", "subset_list", "workers", "devices", "download", "reuse_dir"])
@@ -238,26 +243,15 @@ def read_results(folder: Path) -> dict[str, Any]:
 def save_weights(folder: Path, model: nn.Module, metadata: Mapping[str, Any]) -> None:
     """Write `model.safetensors`: a plain timm state dict; the metadata says how timm builds the model.
 
-    Equal weights and metadata give an equal file. (safetensors' own writer shuffles the metadata.)
-
     Raises:
         Diverged: weights that are not finite.
     """
-    from safetensors.torch import save
-
-    from gta.sources.checkpoint_files import CHECKSUM, checksum
+    from gta.sources.checkpoint_files import write_checkpoint
 
     check_weights(model)
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     said = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    plain = save(tensors)
-    size = 8 + int.from_bytes(plain[:8], "little")
-    header = {"__metadata__": dict(sorted((said | {CHECKSUM: checksum(tensors)}).items())), **json.loads(plain[8:size])}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with atomic_write(folder / WEIGHTS) as new, new.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.write(memoryview(plain)[size:])
+    write_checkpoint(folder / WEIGHTS, tensors, said)
 
 
 def load_weights(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
