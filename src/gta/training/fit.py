@@ -106,13 +106,14 @@ def train(
     )
     recorder = Recorder(out, photos.digests["train"])
     changing = bool(method.restarts or list(method.own.parameters()))
-    kept = [KeptAttention(out, photos, info, options.keep_attention)] if options.keep_attention else []
-    trainer = make_trainer(options, [*kept, recorder], changing=changing)
+    trainer = make_trainer(options, [recorder], changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     edits = None
     if method.looks:
         look = look or Look.of(options.look_source or options.source, info.image_size, options.heads)
         photos, edits = looked_at(photos, look, method, workers)
+    if options.keep_attention:  # of what is shown of the images; before the recorder, whose checkpoint ends an epoch
+        trainer.callbacks.insert(0, KeptAttention(out, photos, info, options.keep_attention))
     views = TrainViews(
         photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set, edits
     )
