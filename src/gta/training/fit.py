@@ -113,7 +113,8 @@ def train(
         look = look or Look.of(options.look_source or options.source, info.image_size, options.heads)
         photos, edits = looked_at(photos, look, method, workers)
     if options.keep_attention:  # of what is shown of the images; before the recorder, whose checkpoint ends an epoch
-        trainer.callbacks.insert(0, KeptAttention(out, photos, info, options.keep_attention))
+        kept = KeptAttention(out, photos, info, options.keep_attention)
+        trainer.callbacks.insert(0, kept)  # type: ignore[attr-defined]
     views = TrainViews(
         photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set, edits
     )
