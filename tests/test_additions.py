@@ -88,7 +88,7 @@ def test_a_distance_and_a_schedule(train, capsys):
         return (target - source).abs().amax(-1)
 
     with added(DISTANCES, "largest", largest), added(SCHEDULES, "twice", (lambda progress, length: 2.0, 1.0)):
-        results = train("--distance", "largest", "--weight-schedule", "twice", "--lr", "1e-3")
+        results = train("--method", "gta", "--distance", "largest", "--weight-schedule", "twice", "--lr", "1e-3")
         assert (results["distance"], results["weight_schedule"], results["final_weight"]) == ("largest", "twice", 20.0)
         assert results["penalty"] > 0
         with pytest.raises(SystemExit):

@@ -66,6 +66,24 @@ def test_transformers_trainer_learns(photos, tmp_path, monkeypatch):
     assert type(AutoModelForImageClassification.from_pretrained("model")).__name__ == "Dinov2ForImageClassification"
 
 
+def test_from_photos_to_a_page_and_onnx(photos, source_file, tmp_path, capsys):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("onnxscript")
+    example = load(ROOT / "examples" / "photos_to_onnx.py").main
+    run = example(
+        str(photos), str(source_file), str(tmp_path / "run"), image_size=40, epochs=12, lr=1e-3, method="plain"
+    )
+    assert run.page.is_file()
+    said = pandas.read_csv(run.folder / "said.csv")
+    assert len(said) == 9
+    assert (said.image.str.split("/").str[-2] == said.label).sum() > 4  # chance is 3
+    images = list(said.image)
+    model = str(run.folder / "export" / "onnx" / "model.onnx")
+    named = load(ROOT / "examples" / "onnx_predict.py").predict(model, *images)
+    assert [name for name, _ in named] == [p.label for p in run.predict(images)]
+    assert " of 9 images named" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_recipes_parse(path):
     TrainOptions(data="x", out="y", **yaml.safe_load(path.read_text()))

@@ -38,10 +38,11 @@ MAY_IMPORT = {  # room -> rooms, besides BASE
     "demo": {"worlds", "training", "studies", "data", "attention", "sources", "report"},
     "benchmark": {"vit", "guided", "acceleration", "methods", "sources", "data", "training"},
     "integrations": {"guided"},
-    "run": {"training", "report"},
+    "export": {"training", "data"},
+    "run": {"training", "export", "report"},
     "__init__": {"guided", "sources", "data", "run"},
     "cli": {"vit", "distances", "schedules", "guidance", "sources", "methods", "data", "attention", "training",
-            "studies", "worlds", "report", "demo", "benchmark", "run"},
+            "studies", "worlds", "report", "demo", "benchmark", "export", "run"},
 }  # fmt: skip
 
 

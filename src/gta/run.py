@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gta.errors import GtaError
+from gta.export.run import export_run
+from gta.files import atomic_write
 from gta.training.evidence import PREDICTIONS
 from gta.training.fit import train
 from gta.training.measure_run import evaluate_run
@@ -19,6 +21,7 @@ from gta.training.predict import Picture, Prediction, predict
 from gta.training.results import read_results
 from gta.training.run_folder import RESULTS, is_complete, read_options
 from gta.training.trained import Trained
+from gta.training.trainer import is_first_process
 
 if TYPE_CHECKING:
     import pandas
@@ -46,6 +49,11 @@ class Run:
         if not is_complete(folder):
             raise GtaError(f"{folder} holds an unfinished run (no {RESULTS}): go on with gta.fit(…, resume=True).")
         return cls(folder)
+
+    @property
+    def page(self) -> Path:
+        """report.html, which `gta.fit` writes and `report` writes anew."""
+        return self.folder / "report.html"
 
     @property
     def options(self) -> TrainOptions:
@@ -110,6 +118,36 @@ class Run:
         """
         return evaluate_run(self.folder, None if data is None else str(data), split)
 
+    def export(
+        self,
+        to: str,
+        out: str | Path | None = None,
+        *,
+        data: str | None = None,
+        int8: bool = False,
+        whole_images: bool = False,
+        overwrite: bool = False,
+    ) -> Path:
+        """Write the model for others to run, once it was seen to give what PyTorch gives on real images.
+
+        Args:
+            to: onnx, torchscript, hf (transformers) or timm.
+            out: folder to write; by default export/FORM in the run's.
+            data: other data with the same classes for the comparison, where the run's own is no longer there.
+            int8: write an ONNX model with weights of 8 bits as well.
+            whole_images: of a run that shows its model parts of images (`attention_crop`), export it for whole ones.
+            overwrite: replace what is in `out`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            GtaError: packages or images that are missing, `out` in use, or a result that differs by more than 1e-4.
+        """
+        place = None if out is None else Path(out)
+        more = {"int8": int8, "whole_images": whole_images, "overwrite": overwrite}
+        return export_run(self.folder, to, place, data=data, **more)[0]
+
     def report(self, out: str | Path | None = None) -> Path:
         """Write the page that shows it all, as `gta report` does, and return its path.
 
@@ -124,11 +162,19 @@ class Run:
         return write_report([self.folder], None if out is None else Path(out))
 
 
-def fit(data: str | Path, out: str | Path, *, resume: bool = False, overwrite: bool = False, **options: Any) -> Run:
-    """Fine-tune a pre-trained ViT on photographs, measure it, and write the run folder.
+def fit(
+    data: "str | Path | pandas.DataFrame",
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    **options: Any,
+) -> Run:
+    """Fine-tune a pre-trained ViT on photographs, measure it, and write the run folder and its page.
 
     Args:
-        data: folder with train/CLASS/*, a .csv file, or NAME:ROOT of a published set.
+        data: folder with train/CLASS/*, a .csv file, NAME:ROOT of a published set, or a DataFrame with the columns
+            path, label and optionally split and mask, which is written to OUT.csv.
         out: run folder to write.
         resume: go on with an unfinished run in `out`; a complete one is returned as it is.
         overwrite: replace a run in `out`.
@@ -141,10 +187,30 @@ def fit(data: str | Path, out: str | Path, *, resume: bool = False, overwrite: b
     strange = [name for name in options if name not in known]
     if strange:
         raise GtaError(f"option {strange[0]!r} is not known: use one of {', '.join(known)}.")
+    if not isinstance(data, (str, Path)):
+        data = _written(data, Path(f"{out}.csv"), overwrite)
     return fit_options(TrainOptions(data=str(data), out=str(out), **options), resume=resume, overwrite=overwrite)
+
+
+def _written(frame: "pandas.DataFrame", path: Path, overwrite: bool) -> Path:
+    """A DataFrame as a .csv file with absolute paths."""
+    where = {name: frame[name].map(_absolute) for name in ("path", "mask") if name in frame}
+    text = frame.assign(**where).to_csv(index=False)
+    if path.exists() and not overwrite and path.read_text(encoding="utf-8") != text:
+        raise GtaError(f"{path} is there already, with other images than these: give another out, or overwrite=True.")
+    with atomic_write(path, "out") as new:
+        new.write_text(text, encoding="utf-8")
+    return path
+
+
+def _absolute(path: Any) -> Any:
+    return str(Path(path).resolve()) if isinstance(path, (str, Path)) and str(path) else path
 
 
 def fit_options(options: TrainOptions, *, resume: bool = False, overwrite: bool = False) -> Run:
     """`fit`, given the options as one."""
     train(options, resume=resume, overwrite=overwrite)
-    return Run(Path(options.out))
+    run = Run(Path(options.out))
+    if is_first_process() and not run.page.is_file():  # of a run that was complete before, it is left as it is
+        run.report()
+    return run

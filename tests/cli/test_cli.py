@@ -83,7 +83,8 @@ def test_unknown_keys_in_a_config_are_refused(tmp_path, capsys):
 
 
 def test_options_survive_the_config(tmp_path):
-    options = TrainOptions(data=str(tmp_path), out=str(tmp_path / "o"), source="timm:x", layers="0,-1", lr=3e-5)
+    options = TrainOptions(data=str(tmp_path), out=str(tmp_path / "o"), source="timm:x", method="gta", layers="0,-1",
+                           lr=3e-5)  # fmt: skip
     assert options.layers == [0, -1]
     assert TrainOptions(**yaml.safe_load(config_text(options)), out=options.out) == options
     assert asdict(options)["lr"] == 3e-5

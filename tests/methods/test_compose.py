@@ -80,6 +80,7 @@ STRENGTHS = {
     "feature_kd": {"weight": 100.0},
     "gta": {"weight": 30.0},
     "attention_distill": {"weight": 30.0},
+    "label_smoothing": {"share": 0.5},
 }
 
 
@@ -184,6 +185,53 @@ def test_wise_ft_ends_between_source_and_plain(source, images):
     for key in start:
         torch.testing.assert_close(averaged[key], 0.75 * start[key] + 0.25 * plain[key], rtol=1e-4, atol=1e-6)
     assert torch.equal(averaged["head.weight"], plain["head.weight"])
+
+
+def test_lines_keeps_more_of_the_change_the_deeper_the_layer(source, images):
+    plain = tune([METHODS["plain"]()], source, images, steps=3).model.state_dict()
+    scaled = tune([METHODS["lines"](first=0.25)], source, images, steps=3).model.state_dict()
+    start, depth = source.state_dict(), len(source.blocks)
+    for key in start:
+        layer = int(key.split(".")[1]) if key.startswith("blocks.") else depth - 1 if key.startswith("norm.") else 0
+        share = 0.25 + 0.75 * layer / (depth - 1)
+        expected = start[key] + share * (plain[key] - start[key])
+        torch.testing.assert_close(scaled[key], expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(scaled["head.weight"], plain["head.weight"])
+
+
+def test_ema_is_the_mean_that_its_formula_says(source, images):
+    seen: list[torch.Tensor] = []
+
+    class Spy(METHODS["plain"]):
+        def begin_step(self, done, steps):
+            seen.append(composed_head())
+
+        def attach(self, target, source):
+            nonlocal composed_head
+            composed_head = lambda: target.head.weight.detach().clone()  # noqa: E731
+
+        def finish(self, target):
+            seen.append(composed_head())
+
+    composed_head = lambda: torch.zeros(())  # noqa: E731
+    averaged = tune([Spy(), METHODS["ema"](share=0.5)], source, images, steps=4)
+    expected = seen[0]
+    for weights in seen[1:]:
+        expected = expected + (weights - expected) / (0.5 * 4)
+    torch.testing.assert_close(averaged.model.head.weight.detach(), expected)
+    assert not torch.equal(averaged.model.head.weight, seen[-1])
+
+
+def test_drop_path_rises_linearly_and_acts_in_training_only(source, images):
+    composed = ComposedMethod(gta.new_target(source, 3), source, [METHODS["drop_path"](rate=0.6)])
+    blocks = composed.model.blocks
+    rates = [(b.drop_path1.drop_prob, b.drop_path2.drop_prob) for b in blocks]
+    assert rates == [pytest.approx((0.6 * i / (len(blocks) - 1),) * 2) for i in range(len(blocks))]
+    assert composed.state_dict().keys() == ComposedMethod(gta.new_target(source, 3), source, []).state_dict().keys()
+    composed.train()
+    assert not torch.equal(composed.model(images), composed.model(images))
+    composed.model.eval()
+    assert torch.equal(composed.model(images), composed.model(images))
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].mixes()])
@@ -336,7 +384,7 @@ def test_every_method_says_what_it_is(capsys):
     assert list(listed) == list(METHODS)
     for name, row in listed.items():
         assert row["description"].endswith(".")
-        assert row["paper"] or name in ("plain", "linear_probe")
+        assert row["paper"] or name in ("auto", "plain", "linear_probe")
     assert listed["l2_sp"]["options"] == {"--l2_sp.alpha": 0.01, "--l2_sp.beta": 0.01}
     assert main(["methods"]) == 0
     assert "a+b composes" in capsys.readouterr().out
@@ -363,7 +411,7 @@ def test_methods_own_options_reach_the_run_and_its_config(world, tmp_path):
 
 
 def test_options_of_another_method_leave_nothing(world, tmp_path, capsys):
-    assert main(words(world, tmp_path / "run", "--l2_sp.alpha", "0.5")) == 2
+    assert main(words(world, tmp_path / "run", "--method", "gta", "--l2_sp.alpha", "0.5")) == 2
     assert "gta+l2_sp" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

@@ -25,6 +25,7 @@ from gta.methods.delta import Delta
 from gta.methods.feature_kd import FeatureKD
 from gta.methods.gta import GTA
 from gta.methods.l2_sp import L2SP
+from gta.methods.label_smoothing import LabelSmoothing
 from gta.methods.lora import LoRA
 from gta.methods.lwf import LwF
 from gta.methods.mixup import Mixup
@@ -130,6 +131,15 @@ def test_feature_kd_by_hand():
     tokens = torch.tensor([[[1.0], [3.0]], [[2.0], [0.0]]])  # features: the first token, times the factor
     read = [run_and_capture(m, tokens, [part.capture(vit_info(m))])[0] for m in (model, start)]
     assert part.penalty(*read, STEP).item() == pytest.approx(2 * (9 + 36) / 2)
+
+
+def test_label_smoothing_by_hand():
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0]], requires_grad=True), torch.tensor([0])
+    loss = F.cross_entropy(logits, labels)
+    logs = logits.log_softmax(-1)[0]
+    expected = -(0.8 * logs[0] + 0.2 * logs.mean())
+    added = LabelSmoothing(share=0.2).penalty(None, None, Step(torch.zeros(1), labels, logits, loss))
+    assert (loss + added).item() == pytest.approx(expected.item())
 
 
 def test_wise_ft_by_hand():

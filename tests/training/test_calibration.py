@@ -109,6 +109,6 @@ def test_a_run_keeps_its_temperature(finished):
 
 
 def test_without_validation_there_is_no_temperature():
-    temperature, results = calibrate(None, {})
+    temperature, results = calibrate({})
     assert temperature == 1
     assert set(results.values()) == {None}

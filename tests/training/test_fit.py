@@ -34,8 +34,9 @@ REQUIRED = (
 
 
 def words(data: Path, source: Path, out: Path, *more: str) -> list[str]:
+    method = () if "--method" in more else ("--method", "gta")
     return ["train", "--data", str(data), "--source", str(source), "--out", str(out), "--image-size", "40",
-            "--epochs", "3", "--batch-size", "4", *more]  # fmt: skip
+            "--epochs", "3", "--batch-size", "4", *method, *more]  # fmt: skip
 
 
 def train(data: Path, source: Path, out: Path, *more: str) -> dict:
@@ -68,7 +69,7 @@ def test_the_run_folder_is_complete(world):
     files = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     assert files == {
         "config.yaml", "results.json", "metrics.csv", "model.safetensors", "last.ckpt", "maps/attention.png",
-        "predictions.csv", "features.npz", "attention.npz", "images.zip", "report.html",
+        "predictions.csv", "features.npz", "attention.npz", "images.zip", "report.html", "README.md",
     }  # fmt: skip
     assert not [k for k in REQUIRED if results.get(k) is None]
     assert not [k for k, v in results.items() if isinstance(v, (dict, list))]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 import timm
@@ -122,6 +123,20 @@ def test_the_command_prints_json_csv_and_a_table(finished, photos, images, tmp_p
     assert "no image is named" in told("-", status=2).err
 
 
+def test_a_long_table_is_plain(finished, images, tmp_path, capsys):
+    listed = tmp_path / "list.csv"
+    folders = [tmp_path / str(i) for i in range(40)]
+    for folder in folders:
+        folder.symlink_to(images[0].rsplit("/", 2)[0])
+    listed.write_text("path\n" + "".join(f"{f}/{'/'.join(i.split('/')[-2:])}\n" for f in folders for i in images))
+    assert main(["predict", str(finished.folder), str(listed)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 40 * len(images)
+    assert lines[0].split() == ["path", "class", "probability", "margin", "entropy", "others"]
+    assert lines[1].split("  ")[0] == f"{folders[0]}/class 0/000.jpg"
+    assert {line.index("class ", line.index(".jpg")) for line in lines[1:]} == {lines[0].index("class")}
+
+
 def test_a_run_is_loaded_fitted_and_measured_from_python(finished, photos, tmp_path):
     run = gta.Run.load(str(finished.folder))
     assert run == finished
@@ -138,6 +153,23 @@ def test_a_run_is_loaded_fitted_and_measured_from_python(finished, photos, tmp_p
     again = gta.fit(resume=True, out=finished.folder, **{k: v for k, v in vars(run.options).items() if k != "out"})
     assert again == finished
     assert not (tmp_path / "run").exists()
+
+
+def test_a_frame_is_trained_on(finished, photos, tmp_path, monkeypatch):
+    pandas = pytest.importorskip("pandas")
+    monkeypatch.chdir(photos)
+    paths = [str(Path(path).relative_to(photos)) for path in gta.image_paths([photos / "train", photos / "test"])]
+    frame = pandas.DataFrame({"path": paths})
+    frame["label"] = frame.path.str.split("/").str[1]
+    frame["split"] = frame.path.str.split("/").str[0]
+    few = {"image_size": 40, "epochs": 1, "batch_size": 6, "method": "plain", "source": finished.options.source}
+    run = gta.fit(frame, tmp_path / "run", **few)
+    assert (run.results["train_images"], run.results["val_images"], run.results["test_images"]) == (15, 3, 15)
+    monkeypatch.chdir(tmp_path)
+    assert run.evaluate()["top1"] == run.results["test_top1"]
+    with pytest.raises(GtaError, match=r"run\.csv is there already, with other images"):
+        gta.fit(frame[frame.label != "class 0"], tmp_path / "run", resume=True, **few)
+    assert run.evaluate()["top1"] == run.results["test_top1"]
 
 
 def test_predictions_are_a_frame(finished):

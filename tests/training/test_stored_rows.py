@@ -188,8 +188,9 @@ def world(tmp_path_factory):
 
 
 def words(world: tuple[Path, Path], out: Path, *more: str) -> list[str]:
+    method = () if "--method" in more else ("--method", "gta")
     return ["train", "--data", str(world[0]), "--source", str(world[1]), "--out", str(out), "--image-size", "40",
-            "--epochs", "2", "--batch-size", "4", "--workers", "0", "--lr", "1e-3", *more]  # fmt: skip
+            "--epochs", "2", "--batch-size", "4", "--workers", "0", "--lr", "1e-3", *method, *more]  # fmt: skip
 
 
 def penalties(out: Path) -> list[float]:
@@ -322,8 +323,8 @@ def test_views_made_in_another_way_are_a_miss(world, tmp_path, monkeypatch, wher
 
 def test_the_key_names_all_that_rows_depend_on(world, tmp_path):
     """Each of these alone makes another store."""
-    options = TrainOptions(data=str(world[0]), source=str(world[1]), out="", reuse=True, epochs=1, image_size=40,
-                           reuse_dir=str(tmp_path / "rows"))  # fmt: skip
+    options = TrainOptions(data=str(world[0]), source=str(world[1]), out="", method="gta", reuse=True, epochs=1,
+                           image_size=40, reuse_dir=str(tmp_path / "rows"))  # fmt: skip
     photos = read_photos(world[0])
 
     def stores(options: TrainOptions = options, mean: float = 0.5, fingerprint: str = "") -> int:

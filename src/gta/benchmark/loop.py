@@ -76,7 +76,7 @@ class _ByHand(L.Callback):
     def __init__(self, setting: Setting, options: TrainOptions, batches: Any, normalise: Any) -> None:
         self.setting, self.options, self.batches, self.normalise = setting, options, batches, normalise
         self.epochs: list[dict[str, float]] = []
-        self.optimizer = torch.optim.AdamW(parameter_groups(setting.target, options), lr=options.lr)
+        self.optimizer = torch.optim.AdamW(parameter_groups(setting.target, options))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         model, device, waiting = self.setting.target, self.setting.device, 0.0

@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+MANY = 500  # rows, of which each frame takes a millisecond and more
+
 
 def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, header: bool = True) -> None:
     """Rows with the same keys, which head the columns. Text is no markup: a path may be [red]/0.png."""
+    if len(rows) > MANY:
+        print_lines(rows)
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -19,6 +24,14 @@ def print_table(rows: Sequence[Mapping[str, Any]], title: str | None = None, hea
     for row in rows:
         table.add_row(*(Text(_text(value)) for value in row.values()))
     Console(width=None if sys.stdout.isatty() else 160).print(table)  # a file or a pipe has no width: nothing is cut
+
+
+def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The same in plain columns, without waiting for a frame."""
+    lines = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def print_values(values: Mapping[str, Any], title: str, as_json: bool = False) -> None:

@@ -1,10 +1,12 @@
-"""Images that are in two splits: the same file, or one that looks the same."""
+"""Images that are there twice: the same file, or one that looks the same."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from gta.data.images import on_all_cores, open_rgb
@@ -47,6 +49,27 @@ def look_alikes(here: Sequence[Sample], there: Sequence[Sample], most: int = NEA
         for j in (distance <= most).nonzero().flatten().tolist():
             pairs.append((int(distance[j]), int(first[nearest[j]]), start + j))
     return [(here[i], there[j]) for _, i, j in sorted(pairs)]
+
+
+def alike_groups(samples: Sequence[Sample], most: int = NEAR) -> list[int]:
+    """Of each sample a group's number, the same for images that look alike and for those that look like one of these.
+
+    Args:
+        samples: readable.
+        most: bits of 64 that may differ.
+    """
+    if not samples:
+        return []
+    hashes, of = _bits(samples).unique(dim=0, return_inverse=True)
+    near = [
+        (start + i, j)
+        for start in range(0, len(hashes), _CHUNK)
+        for i, j in (((64 - hashes[start : start + _CHUNK] @ hashes.T) / 2) <= most).nonzero().tolist()
+    ]
+    ones, others = zip(*near, strict=True)
+    graph = coo_array((np.ones(len(near)), (ones, others)), shape=(len(hashes), len(hashes)))
+    _, groups = connected_components(graph, directed=False)
+    return [int(groups[i]) for i in of.tolist()]
 
 
 def difference_hash(image: Image.Image) -> Tensor:

@@ -17,6 +17,7 @@ from gta.errors import GtaError
 
 S = TypeVar("S")
 T = TypeVar("T")
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in shares of width and height
 
 _KINDS = ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .webp .tif .tiff .heic .heif .avif .jp2 .tga .ppm .pgm .pbm .pnm"
 SUFFIXES = frozenset(_KINDS.split())
@@ -161,28 +162,38 @@ class ImageCache:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._images: dict[Path, Image.Image] = {}
+        self._images: dict[tuple[Path, Box | None], Image.Image] = {}
         self._room: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:  # loader processes that are not forked have their own
         return {**self.__dict__, "_images": {}, "_room": None}
 
-    def open(self, path: Path) -> Image.Image:
-        image = self._images.get(path)
+    def open(self, path: Path, box: Box | None = None) -> Image.Image:
+        """An image, or what is in a box of it."""
+        image = self._images.get((path, box))
         if image is None:
-            image = reduced(open_rgb(path), self._size)
+            image = reduced(cropped(open_rgb(path), box), self._size)
             if self._room is None:
                 workers = torch.utils.data.get_worker_info()
                 self._room = free_memory() / 4 / (1 if workers is None else workers.num_workers)
             self._room -= 3 * image.width * image.height
             if self._room > 0:
-                self._images[path] = image
+                self._images[path, box] = image
         return image
 
 
 def reduced(image: Image.Image, size: int) -> Image.Image:
     """An image with the shorter side at most twice that of a view; crops of half its area are still larger than one."""
     return resize(image, [2 * size], interpolation=InterpolationMode.BICUBIC) if min(image.size) > 2 * size else image
+
+
+def cropped(image: Image.Image, box: Box | None) -> Image.Image:
+    """What is in a box, at least a pixel of it; the image itself without one."""
+    if box is None:
+        return image
+    left, top, right, bottom = (round(e * s) for e, s in zip(box, (*image.size, *image.size), strict=True))
+    left, top = min(left, image.width - 1), min(top, image.height - 1)
+    return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
 
 
 def free_memory() -> float:

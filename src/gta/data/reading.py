@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gta.data.datasets import list_data, title
+from gta.data.folds import folds_of
 from gta.data.images import inspect_all
 from gta.data.manifest import listed, manifest_text
 from gta.data.readers.folders import by_class, folder_samples
@@ -26,6 +27,7 @@ class Photos:
         train, val, test: samples; val is held out of train where the set has none, test may be empty.
         digests: per split, SHA-256 over the lines "path sha256-of-the-file" of its samples.
         skipped: unreadable images and unusable masks that were left out, with the reason.
+        val_held_out: val was held out of train, so that it shares whatever misleads there.
     """
 
     classes: tuple[str, ...]
@@ -34,6 +36,7 @@ class Photos:
     test: tuple[Sample, ...]
     digests: dict[str, str]
     skipped: dict[str, str]
+    val_held_out: bool = False
 
     def split(self, name: str) -> tuple[Sample, ...]:
         if name not in SPLITS:
@@ -52,12 +55,16 @@ def read_photos(
     skip_unreadable: bool = False,
     subset_list: str | Path | None = None,
     download: bool = False,
+    val_fraction: float = 0.1,
+    folds: int = 0,
+    fold: int | None = None,
 ) -> Photos:
     """Read a data set, check every file in it, and choose the training images.
 
-    Where the set has no val split, a seeded tenth of every class of train is held out first. Of the n images that a
+    Where the set has no val split, a seeded share of every class of train is held out first. Of the n images that a
     class has in train (held-out ones counted), ceil(fraction × n) are then kept, as far as there are so many left.
     With `subset_list` the training images are those of the list, all of them, and val is held out of the others only.
+    With `folds`, what train (the fraction of it) and val hold is cut into folds: one is val, the others train.
 
     Args:
         spec: NAME:ROOT, a folder with train/CLASS/, or a .csv file; see `gta.data.datasets`.
@@ -66,11 +73,16 @@ def read_photos(
         skip_unreadable: leave unreadable files out instead of refusing them.
         subset_list: file naming the training images, see `gta.data.manifest`.
         download: fetch a named set where it is not there.
+        val_fraction: share of every class that is held out where the set has no val split.
+        folds: of cross-validation, see `gta.data.folds`; 0 for none.
+        fold: which of them is val; None: all are train, and val is empty.
 
     Raises:
         GtaError: no such data, no images, fewer than two classes, a class that is missing in a split, unreadable
             files (all of them listed), masks of another size than their image, or a list that does not fit.
     """
+    if subset_list is not None and folds:
+        raise GtaError("--cross-validate cuts all training images into folds: leave --subset-list out.")
     if subset_list is not None and fraction != 1:
         raise GtaError(f"--subset-list chooses the training images already: leave --fraction {fraction} out.")
     listing = list_data(spec, download)
@@ -81,7 +93,9 @@ def read_photos(
     chosen = None if subset_list is None else listed(Path(subset_list), listing.classes, train)
     names = [[s.name for s in train if s.label == label] for label in range(len(listing.classes))]
     left = names if chosen is None else [[name for name in of if name not in chosen] for of in names]
-    held = {name for of in left for name in held_out(of, seed)} if "val" not in splits else set()
+    held: set[str] = set()
+    if "val" not in splits and not folds:
+        held = {name for of in left for name in held_out(of, seed, val_fraction)}
     if chosen is None:
         chosen = {name for of in names for name in take_fraction(of, fraction, seed)} - held
     splits = {
@@ -89,6 +103,8 @@ def read_photos(
         "val": splits.get("val", tuple(s for s in train if s.name in held)),
         "test": splits.get("test", ()),
     }
+    if folds:
+        splits |= _folded((*splits["train"], *splits["val"]), listing.classes, folds, fold, seed)
     splits, bad_masks = without_unusable_masks(splits)
     _refuse(bad_masks, "masks", listing, skip_unreadable)
     return Photos(
@@ -96,7 +112,19 @@ def read_photos(
         **splits,
         digests={split: digest(samples) for split, samples in splits.items()},
         skipped={_inside(listing.root, path): reason for path, reason in sorted((bad | bad_masks).items())},
+        val_held_out="val" not in listing.splits or folds > 0,
     )
+
+
+def _folded(
+    samples: Sequence[Sample], classes: Sequence[str], folds: int, fold: int | None, seed: int
+) -> dict[str, tuple[Sample, ...]]:
+    ordered = sorted(samples, key=lambda s: (s.label, s.name))
+    of = folds_of(ordered, classes, folds, seed)
+    return {
+        "train": tuple(s for s, number in zip(ordered, of, strict=True) if number != fold),
+        "val": tuple(s for s, number in zip(ordered, of, strict=True) if number == fold),
+    }
 
 
 def read_split(

@@ -15,7 +15,8 @@ T = TypeVar("T")
 @dataclass(frozen=True)
 class Sample:
     """One photograph: its path, its path inside the data folder, its label, and its object mask if any, of a kind that
-    `gta.data.images.open_mask` reads. Once it was read: SHA-256 of its file, (width, height) in px as upright."""
+    `gta.data.images.open_mask` reads. Once it was read: SHA-256 of its file, (width, height) in px as upright. Where it
+    is looked at closer: the box (left, top, right, bottom) to look at, in shares of width and height."""
 
     path: Path
     name: str
@@ -24,6 +25,7 @@ class Sample:
     mask_kind: str = "any"
     sha256: str = field(default="", compare=False)
     size: tuple[int, int] = field(default=(0, 0), compare=False)
+    box: tuple[float, float, float, float] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

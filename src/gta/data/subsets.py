@@ -29,12 +29,12 @@ def take_fraction(names: Sequence[str], fraction: float, seed: int) -> list[str]
     return seeded_order(names, seed)[:count]
 
 
-def held_out(names: Sequence[str], seed: int) -> list[str]:
-    """A tenth of one class for validation: at least one, none where only one image exists.
+def held_out(names: Sequence[str], seed: int, fraction: float = 0.1) -> list[str]:
+    """A share of one class for validation: at least one and not all, none where only one image exists.
 
     The last in seeded order, so that `take_fraction` takes from the other end.
     """
-    count = max(1, round(len(names) / 10)) if len(names) > 1 else 0
+    count = min(max(1, round(len(names) * fraction)), len(names) - 1)
     return seeded_order(names, seed)[len(names) - count :]
 
 

@@ -6,17 +6,21 @@ each a function of (number of the view, content of the image's file), and a run 
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from gta.data.images import ImageCache, open_mask, open_objects, open_rgb, reduced
+from gta.data.images import ImageCache, cropped, open_mask, open_objects, open_rgb, reduced
 from gta.data.sample import Sample
 
 FINGERPRINTS = 16  # views: enough for most of RandAugment's operations
@@ -35,6 +39,22 @@ class ViewStore(Protocol):
         """Of a view: (SHA-256 of the image's file, number of the view in the image's list)."""
 
 
+Placed = tuple[Tensor, Tensor]  # an image (3, size, size) uint8, cropped and flipped; its pixels' ranks (size, size)
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What is done to training views between cropping and RandAugment.
+
+    Attributes:
+        edit: from an image and its ranks, and a function that draws those of any other, (3, size, size) uint8.
+        ranks: by SHA-256 of an image's file, (h, w) float32 over what is shown of it, low where its object is.
+    """
+
+    edit: Callable[[Tensor, Tensor, Callable[[], Placed]], Tensor]
+    ranks: Mapping[str, Tensor]
+
+
 class TrainViews(Dataset[tuple[Tensor, ...]]):
     """Augmented training images: RandomResizedCrop(0.5 … 1), flip, RandAugment(2, 9).
 
@@ -42,7 +62,15 @@ class TrainViews(Dataset[tuple[Tensor, ...]]):
     Item: image (3, size, size) uint8, see `normalised`; label; and, with a store, what it has for the view.
     """
 
-    def __init__(self, samples: Sequence[Sample], size: int, seed: int, views: int = 0, views_seed: int = 0) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        size: int,
+        seed: int,
+        views: int = 0,
+        views_seed: int = 0,
+        edits: Edits | None = None,
+    ) -> None:
         """
         Args:
             samples: the training images.
@@ -50,11 +78,15 @@ class TrainViews(Dataset[tuple[Tensor, ...]]):
             seed: of views that are drawn anew.
             views: how many each image has, drawn anew for every epoch where 0.
             views_seed: which: the views_seed-th so many of each image's list.
+            edits: what is done to the views.
         """
         self.samples, self.size, self.seed, self.views, self.views_seed = samples, size, seed, views, views_seed
         self.store: ViewStore | None = None
         crop, flip = v2.RandomResizedCrop(size, scale=(0.5, 1.0), interpolation=BICUBIC), v2.RandomHorizontalFlip()
-        self.view = v2.Compose([crop, flip, v2.RandAugment(num_ops=2, magnitude=9), v2.PILToTensor()])
+        self._place = v2.Compose([crop, flip])
+        self._augment = v2.Compose([v2.RandAugment(num_ops=2, magnitude=9), v2.PILToTensor()])
+        self.view = v2.Compose([self._place, self._augment])
+        self.edits = edits
         self._images = ImageCache(size)
 
     def __len__(self) -> int:
@@ -75,24 +107,44 @@ class TrainViews(Dataset[tuple[Tensor, ...]]):
 
     def draw(self, sample: Sample, seed: int) -> Tensor:
         """One view of an image: (3, size, size) uint8."""
-        return self._transformed(self._images.open(sample.path), seed)
+        with _seeded(seed):
+            if self.edits is None:
+                return self.view(self._images.open(sample.path, sample.box))
+            image = self.edits.edit(*self._placed(sample), self._another)
+            return self._augment(v2.functional.to_pil_image(image))
+
+    def _another(self) -> Placed:
+        return self._placed(self.samples[int(torch.randint(len(self.samples), ()))])
+
+    def _placed(self, sample: Sample) -> Placed:
+        assert self.edits is not None
+        image = self._images.open(sample.path, sample.box)
+        rank = F.interpolate(self.edits.ranks[sample.sha256][None, None], image.size[::-1], mode="bilinear")[0]
+        image, rank = self._place(image, tv_tensors.Mask(rank))
+        return v2.functional.pil_to_tensor(image), rank.as_subclass(Tensor)[0]
 
     def fingerprint(self) -> str:
         """SHA-256 of views of a picture made for it: another one wherever pixels are made in another way."""
         side = 5 * self.size  # large enough to be reduced
         noise = torch.randint(256, (3, side, side + 7), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
         picture = reduced(v2.functional.to_pil_image(noise), self.size)
-        pixels = (self._transformed(picture, view_seed(f"{i:x}", i)).numpy().tobytes() for i in range(FINGERPRINTS))
-        return hashlib.sha256(b"".join(pixels)).hexdigest()
+        sha = hashlib.sha256()
+        for i in range(FINGERPRINTS):
+            with _seeded(view_seed(f"{i:x}", i)):
+                sha.update(self.view(picture).numpy().tobytes())
+        return sha.hexdigest()
 
-    def _transformed(self, image: Image.Image, seed: int) -> Tensor:
-        generator = torch.default_generator  # torchvision draws from it
-        before = generator.get_state()
-        try:
-            generator.manual_seed(seed)
-            return self.view(image)
-        finally:
-            generator.set_state(before)
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """torch's global generator, from which torchvision draws, begins anew inside; outside nothing has happened."""
+    generator = torch.default_generator
+    before = generator.get_state()
+    try:
+        generator.manual_seed(seed)
+        yield
+    finally:
+        generator.set_state(before)
 
 
 def view_seed(sha256: str, view: int) -> int:
@@ -128,7 +180,12 @@ class _PlainViews(Dataset[tuple[Any, ...]]):
         """(size, size) uint8 of the values that `read` gives the mask's pixels; 0 where there is none."""
         if sample.mask is None:
             return torch.zeros((self.size, self.size), dtype=torch.uint8)
-        return v2.functional.pil_to_tensor(self.frame(read(sample.mask, sample.mask_kind), self.size))[0]
+        image = cropped(read(sample.mask, sample.mask_kind), sample.box)
+        return v2.functional.pil_to_tensor(self.frame(image, self.size))[0]
+
+    def image(self, sample: Sample) -> Tensor:
+        """(3, size, size) float32, normalised."""
+        return self.view(cropped(open_rgb(sample.path), sample.box))
 
 
 class TestViews(_PlainViews):
@@ -143,7 +200,7 @@ class TestViews(_PlainViews):
     def __getitem__(self, index: int) -> tuple[Tensor, int, Tensor]:
         sample = self.samples[index]
         mask = (self.mask(sample, open_mask) > 0).float()
-        return self.view(open_rgb(sample.path)), sample.label, mask if mask.any() else torch.full_like(mask, torch.nan)
+        return self.image(sample), sample.label, mask if mask.any() else torch.full_like(mask, torch.nan)
 
 
 class ObjectViews(_PlainViews):
@@ -157,7 +214,18 @@ class ObjectViews(_PlainViews):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         sample = self.samples[index]
-        return self.view(open_rgb(sample.path)), self.mask(sample, open_objects).long()
+        return self.image(sample), self.mask(sample, open_objects).long()
+
+
+class LookViews(_PlainViews):
+    """Whole images, stretched. Item: image (3, size, size) float32 normalised; its width over its height."""
+
+    default = "whole"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, float]:
+        sample = self.samples[index]
+        image = cropped(open_rgb(sample.path), sample.box)
+        return self.view(image), image.width / image.height
 
 
 def center_square(image: Image.Image, size: int) -> Image.Image:

@@ -27,7 +27,7 @@ def _class_in(module: ModuleType) -> type[Method]:
 
 
 METHODS: Registry[type[Method]] = Registry(
-    "method", package="gta.methods", entry=_class_in, first=("plain", "gta"), without=("base", "compose")
+    "method", package="gta.methods", entry=_class_in, first=("auto", "plain", "gta"), without=("base", "compose")
 )
 
 
@@ -43,7 +43,8 @@ def method_names(method: str) -> list[str]:
             raise GtaError(f"method {name!r} is not known: use one of {', '.join(METHODS)}, or several as in gta+bss.")
     if len(set(names)) < len(names):
         raise GtaError(f"method {method!r} has a name twice: write each once.")
-    if "plain" in names and len(names) > 1:
-        others = "+".join(name for name in names if name != "plain")
-        raise GtaError(f"method {method!r}: plain is fine-tuning with nothing added; write {others}.")
+    for alone, why in (("plain", "is fine-tuning with nothing added"), ("auto", "chooses what it is composed of")):
+        if alone in names and len(names) > 1:
+            others = "+".join(name for name in names if name != alone)
+            raise GtaError(f"method {method!r}: {alone} {why}; write {others}.")
     return names

@@ -22,6 +22,7 @@ from gta.vit.capture import Capture
 from gta.vit.structure import ViTInfo
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in shares of width and height
 Grid = Mapping[str, Sequence[Any]]  # option -> values; `method.field` for a method's own
 
 
@@ -51,6 +52,7 @@ class Method:
         paper: where it was published.
         freezes_parameters: for good.
         top_level_options: its fields are options of `TrainOptions` themselves.
+        looks: it must be told where the source looks in the images: `box` or `edit` is called.
         captures_source: what it captures of the target is captured of the source too.
         grid: what gta compare tries of it at each learning rate.
     """
@@ -59,6 +61,7 @@ class Method:
     paper: ClassVar[str] = ""
     freezes_parameters: ClassVar[bool] = False
     top_level_options: ClassVar[bool] = False
+    looks: ClassVar[bool] = False
     captures_source: ClassVar[bool] = True
     grid: ClassVar[Grid] = {"layer_decay": (0.7, 0.85, 1.0)}
 
@@ -80,6 +83,32 @@ class Method:
 
     def prepare(self, batches: Batches) -> None:
         """Once, before the first step (also of a resumed run): look at the training images, unaugmented."""
+
+    def uses_masks(self) -> bool:
+        """Whether the user's own masks, where there are any, stand for where the source looks in `edit`."""
+        return False
+
+    def box(self, rank: Tensor, aspect: float) -> Box | None:
+        """What of an image is shown, in training and in prediction; None: all of it.
+
+        Args:
+            rank: (h, w) of the image's patches, see `gta.vit.foreground.ranked`.
+            aspect: the image's width over its height.
+        """
+        return None
+
+    def edit(self, image: Tensor, rank: Tensor, another: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+        """Change a training view after cropping and flipping, before RandAugment.
+
+        Args:
+            image: (3, size, size) uint8.
+            rank: (size, size) float32, as in `box`, of its pixels.
+            another: draws the view of any training image, and its ranks.
+
+        Returns:
+            (3, size, size) uint8.
+        """
+        return image
 
     def begin_step(self, done: int, steps: int) -> None:
         """Before each step: how many of how many are done."""

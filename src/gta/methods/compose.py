@@ -1,6 +1,6 @@
 """Methods composed: the target, its source and the methods, in one training step."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -83,7 +83,8 @@ def complete_settings(method: str, settings: Settings) -> dict[str, dict[str, An
                 raise GtaError(f"--{name}.{key} is not an option of the method {name!r} ({hint}).")
         if values and name not in names:
             flags = ", ".join(f"--{name}.{key}" for key in values)
-            raise GtaError(f"{flags}: --method {method} does not have {name}. Leave it out, or write {method}+{name}.")
+            others = "" if method in ("auto", "plain") else f"{method}+"
+            raise GtaError(f"{flags}: --method {method} does not have {name}. Leave it out, or write {others}{name}.")
     chosen: dict[str, dict[str, Any]] = {}
     for name in names:
         given, defaults = settings.get(name, {}), own_options(name)
@@ -130,6 +131,7 @@ class ComposedMethod(ModelAndSource):
         schedule: str = "constant",
         share: float | None = None,
         attention: nn.Module | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         """
         Args:
@@ -138,6 +140,7 @@ class ComposedMethod(ModelAndSource):
             schedule, share: of everything that is added to the loss, see `gta.schedules`.
             attention: a context manager that is entered around the target's pass, outside of all captures;
                 checkpointed with it.
+            class_weights: what an image of each class counts in the cross-entropy, (classes,); None: all the same.
 
         Raises:
             GtaError: methods that cannot be composed, or that cannot be used with this target and source.
@@ -149,13 +152,44 @@ class ComposedMethod(ModelAndSource):
                 f"{' and '.join(freezing)} cannot be composed: lora freezes every weight but its own and the "
                 "classifier's, and the other would freeze those."
             )
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.methods = sorted(methods, key=lambda m: not m.freezes_parameters)  # first what wraps, freezes and unwraps
+        if len(self.crops) > 1:
+            names = " and ".join(m.name for m in self.crops)
+            raise GtaError(f"{names} cannot be composed: each says which part of a picture is shown.")
         self._schedule, self._share = schedule, share
         self.attention: Any = attention
         self._factor = factor(schedule, 0.0, share)  # refuses what is not known
         own = {method.name: method.attach(target, source) for method in self.methods}
         self.own = nn.ModuleDict({name: module for name, module in own.items() if module is not None})
         self._target_vit, self._source_vit = vit_info(target), vit_info(source)
+
+    @property
+    def looks(self) -> bool:
+        """Whether a method must be told where the source looks in the training images."""
+        return any(method.looks for method in self.methods)
+
+    @property
+    def edits(self) -> bool:
+        """Whether a method changes training views."""
+        return any(type(method).edit is not Method.edit for method in self.methods)
+
+    @property
+    def crops(self) -> list[Method]:
+        """The methods that say what of an image is shown, in training and in prediction."""
+        return [method for method in self.methods if type(method).box is not Method.box]
+
+    @property
+    def uses_masks(self) -> bool:
+        """Whether a method is to be told the user's own masks."""
+        return any(method.uses_masks() for method in self.methods)
+
+    def edit(self, image: Tensor, rank: Tensor, another: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
+        """A training view as the methods change it; see `Method.edit`."""
+        for method in self.methods:
+            image = method.edit(image, rank, another)
+        return image
 
     @property
     def restarts(self) -> list[float]:
@@ -195,7 +229,7 @@ class ComposedMethod(ModelAndSource):
         target = {name: capture.read(images) for name, capture in captures.items()}
         if mixer is not None:
             targets = mixer.relabel(targets, target.get(mixer.name))
-        loss = F.cross_entropy(logits.float(), targets)
+        loss = F.cross_entropy(logits.float(), targets, weight=self.class_weights)
         step = Step(images, targets, logits, loss)
         added = [
             penalty for m in acting if (penalty := m.penalty(target.get(m.name), source.get(m.name), step)) is not None

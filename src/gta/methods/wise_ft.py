@@ -6,6 +6,7 @@ Training is not touched. Ours differs in the classifier: the paper's source has 
 source without classes has none, so the tuned classifier stays as it is (`lp_ft+wise_ft` starts it from a probe).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,9 +35,14 @@ class WiseFT(Method):
     def attach(self, target: nn.Module, source: nn.Module) -> None:
         self._source = source
 
-    @torch.no_grad()
     def finish(self, target: nn.Module) -> None:
-        start, classifier = dict(self._source.named_parameters()), {id(p) for p in classifier_of(target)}
-        for name, parameter in target.named_parameters():
-            if name in start and id(parameter) not in classifier:
-                parameter.lerp_(start[name].to(parameter), 1 - self.alpha)
+        keep_of_change(target, self._source, lambda name: self.alpha)
+
+
+@torch.no_grad()
+def keep_of_change(target: nn.Module, source: nn.Module, share: Callable[[str], float]) -> None:
+    """Keep a share, by its name, of what each parameter has moved from the source's; all of the classifier's."""
+    start, classifier = dict(source.named_parameters()), {id(p) for p in classifier_of(target)}
+    for name, parameter in target.named_parameters():
+        if name in start and id(parameter) not in classifier:
+            parameter.lerp_(start[name].to(parameter), 1 - share(name))

@@ -1,7 +1,9 @@
 """One training run, from options to a complete run folder."""
 
+import sys
 import time
 import warnings
+from collections import Counter
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -14,17 +16,21 @@ from torch import nn
 from gta.acceleration.attention import QuickAttention
 from gta.attention.maps import logits_and_rows
 from gta.data.datasets import resolved
-from gta.data.loading import EpochSampler, loader, workers_for
+from gta.data.loading import EpochSampler, class_weights, loader, workers_for
 from gta.data.reading import Photos, read_photos
 from gta.data.transforms import TestViews, TrainViews, normalised
 from gta.devices import device_name
 from gta.errors import GtaError
-from gta.files import write_json
+from gta.files import write_json, write_text
 from gta.methods.base import Batches
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import load_source, new_target
+from gta.training.auto import AUTO, decide
+from gta.training.cross_validation import train_folds
 from gta.training.evidence import KeptAttention
+from gta.training.look import Look, looked_at
+from gta.training.model_card import CARD, model_card
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
 from gta.training.recorder import Recorder
@@ -53,11 +59,12 @@ def train(
         KeyboardInterrupt: the user stopped it; the folder can be resumed.
     """
     began = time.perf_counter()
-    options = replace(options, settings=complete_settings(options.method, options.settings))
+    given = options = replace(options, settings=complete_settings(options.method, options.settings))
     methods = make_methods(options)
     check_reuse(options, methods)
     out = Path(options.out)
     first = is_first_process()
+    folds = options.cross_validate > 0 and options.fold is None
     if first:
         check_out(out, resume=resume, overwrite=overwrite)
     if resume and (out / CONFIG).is_file():
@@ -71,23 +78,43 @@ def train(
         skip_unreadable=options.skip_unreadable,
         subset_list=options.subset_list,
         download=options.download,
+        val_fraction=options.val_fraction,
+        folds=options.cross_validate,
+        fold=options.fold,
     )
     source = load_for_training(options.source, options.image_size, options.heads)
     info = source_info(source)
+    look = decision = None
+    if options.method == AUTO:
+        look = Look.of(options.look_source or options.source, info.image_size, options.heads)
+        decision = decide(options, photos, source, look)
+        print("\n".join(decision.reasons), file=sys.stderr)
+        options = decision.applied(options)
+        methods = make_methods(options)
     # Every method's run ends with attention measures: a source that has no rows to read is refused here already.
     logits_and_rows(source, torch.zeros(1, 3, info.image_size, info.image_size))
     torch.manual_seed(options.seed)
     target = new_target(source, len(photos.classes))
     method = ComposedMethod(  # refuses what does not fit
-        target, source, methods, options.weight_schedule, options.weight_share, QuickAttention()
+        target,
+        source,
+        methods,
+        options.weight_schedule,
+        options.weight_share,
+        QuickAttention(),
+        class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
     )
     recorder = Recorder(out, photos.digests["train"])
     changing = bool(method.restarts or list(method.own.parameters()))
     kept = [KeptAttention(out, photos, info, options.keep_attention)] if options.keep_attention else []
     trainer = make_trainer(options, [*kept, recorder], changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
+    edits = None
+    if method.looks:
+        look = look or Look.of(options.look_source or options.source, info.image_size, options.heads)
+        photos, edits = looked_at(photos, look, method, workers)
     views = TrainViews(
-        photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set
+        photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set, edits
     )
     stored = None
     if options.reuse:
@@ -96,15 +123,22 @@ def train(
             stored = stored_rows(options, methods, photos, info, views, method, workers)
         views.store = None if stored is None else stored.store
     if first:
-        open_folder(out, options, resume=resume, overwrite=overwrite)
+        open_folder(out, given, resume=resume, overwrite=overwrite)
+        if folds:
+            train_folds(given, train)
 
     _fit(trainer, method, photos, views, info, options, workers, stored)
     if not trainer.is_global_zero:
         return None
     method.finish()
+    if look is not None and method.crops:
+        look.save(out, method.crops[0])
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
+    sizes = Counter(sample.label for sample in photos.train).values()
     results = {
-        "method": options.method,
+        "method": given.method,
+        "composed": options.method,  # what auto chose
+        "reasons": None if decision is None else "; ".join(decision.reasons),
         **method.describe(),
         "final_weight": recorder.rows[-1].get("weight"),
         "views": options.views if options.reuse else None,
@@ -113,11 +147,14 @@ def train(
         "subset_list": options.subset_list,
         "seed": options.seed,
         "epochs": options.epochs,
+        "cross_validate": options.cross_validate,
+        "fold": options.fold,
+        "balance": options.balance,
         "batch_size": _share(options, trainer) * trainer.world_size,
         "image_size": info.image_size,
-        "lr": options.lr,
+        "lr": options.rates[0],
         "head_lr_scale": options.head_lr_scale,
-        "layer_decay": options.layer_decay,
+        "layer_decay": options.rates[1],
         "weight_decay": options.weight_decay,
         "precision": str(trainer.precision),
         "attention_kernel": method.attention.names(),
@@ -128,9 +165,19 @@ def train(
         "test_images": len(photos.test) if test else 0,
         "skipped_images": len(photos.skipped),
         "classes": len(photos.classes),
+        "smallest_class": min(sizes),
+        "largest_class": max(sizes),
         **recorder.last_epoch(),
         **evaluate(
-            target.to(device), source.to(device), info, photos, workers, out, test=test, explored=options.keep_attention
+            target.to(device),
+            source.to(device),
+            info,
+            photos,
+            workers,
+            out,
+            test=test,
+            explored=options.keep_attention,
+            folds=folds,
         ),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
@@ -143,6 +190,8 @@ def train(
     }
     if photos.skipped:
         write_json(out / "skipped.json", photos.skipped)
+    if test:
+        write_text(out / CARD, model_card(options, results))
     write_json(out / RESULTS, results)  # last: it makes the folder complete
     return results
 
@@ -178,7 +227,8 @@ def _fit(
     workers: int,
     stored: StoredRows | None,
 ) -> None:
-    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size)
+    labels = [sample.label for sample in photos.train] if options.balance == "sampler" else None
+    sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size, labels)
     batch = _share(options, trainer)
     # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
     training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)

@@ -32,8 +32,9 @@ def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> 
     options = read_options(folder)
     trained = Trained.load(folder)
     root = data or options.data
-    subset_list = options.subset_list if data is None else None
-    samples = run_samples(root, split, trained.classes, options, subset_list)
+    samples = run_samples(root, split, trained.classes, options, own=data is None)
+    if trained.closer is not None:
+        samples = trained.closer.of_samples(samples)
     source = load_source(options.source, options.image_size, heads=options.heads)
     info = source_info(source)
     logits: list[Tensor] = []
@@ -48,15 +49,15 @@ def evaluate_run(folder: Path, data: str | None = None, split: str = "test") -> 
     }  # fmt: skip
 
 
-def run_samples(
-    root: str, split: str, classes: list[str], options: TrainOptions, subset_list: str | None
-) -> Sequence[Sample]:
-    """The images of a split of a run's data, or of other data with the same classes.
+def run_samples(root: str, split: str, classes: list[str], options: TrainOptions, *, own: bool) -> Sequence[Sample]:
+    """The images of a split of a run's `own` data, or of other data with the same classes.
 
     Raises:
         GtaError: no such split, or other classes.
     """
-    if split != "train" and not parts(root)[0] and (Path(root) / split).is_dir():
+    folds = options.cross_validate if own else 0
+    whole = split == "test" or (split == "val" and not folds)
+    if whole and not parts(root)[0] and (Path(root) / split).is_dir():
         return read_split(root, split, classes, skip_unreadable=options.skip_unreadable)
     # train is what the run's fraction and seed (or its list) choose; val may have to be held out of train
     photos = read_photos(
@@ -64,7 +65,10 @@ def run_samples(
         fraction=options.fraction,
         seed=options.seed,
         skip_unreadable=options.skip_unreadable,
-        subset_list=subset_list,
+        subset_list=options.subset_list if own else None,
+        val_fraction=options.val_fraction,
+        folds=folds,
+        fold=options.fold if own else None,
     )
     if list(photos.classes) != classes:
         differing = sorted(set(photos.classes) ^ set(classes))

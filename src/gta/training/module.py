@@ -74,7 +74,7 @@ class FineTuning(L.LightningModule):
     def configure_optimizers(self) -> Any:
         options = self.options
         groups = parameter_groups(self.method.model, options, own=list(self.method.own.parameters()))
-        optimizer = torch.optim.AdamW(groups, lr=options.lr)
+        optimizer = torch.optim.AdamW(groups)
         edges = [0, *(math.ceil(share * self.steps - 1e-9) for share in self.method.restarts), self.steps]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, edges))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -25,8 +25,9 @@ def parameter_groups(model: nn.Module, options: TrainOptions, own: Sequence[nn.P
         options: lr, head_lr_scale, layer_decay and weight_decay are read.
         own: the method's own parameters; they train like the classifier's.
     """
+    lr, layer_decay = options.rates
     spared = list(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else []  # type: ignore[operator]
-    timms = param_groups_layer_decay(model, 1.0, no_weight_decay_list=spared, layer_decay=options.layer_decay)
+    timms = param_groups_layer_decay(model, 1.0, no_weight_decay_list=spared, layer_decay=layer_decay)
     found = {id(p): (group["lr_scale"], group["weight_decay"]) for group in timms for p in group["params"]}
     classifier = {id(p) for p in classifier_of(model)}
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
@@ -42,7 +43,7 @@ def parameter_groups(model: nn.Module, options: TrainOptions, own: Sequence[nn.P
     return [
         {
             "params": parameters,
-            "lr": options.lr * (options.head_lr_scale if is_head else -negative),
+            "lr": lr * (options.head_lr_scale if is_head else -negative),
             "weight_decay": options.weight_decay * decay,
         }
         for (is_head, negative, decay), parameters in sorted(groups.items(), key=lambda item: item[0])

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from gta.errors import GtaError
-from gta.methods import method_names
+from gta.methods import METHODS, method_names
 
 
 @dataclass(frozen=True)
 class TrainOptions:
     """Fine-tune a pre-trained ViT on a folder of photographs.
 
-    Only --data and --out are needed. The defaults of layers, lr, epochs, crop and schedule are this package's
+    Only --data and --out are needed: --method auto is the best recipe that this package has measured, its few
+    decisions taken from the data and printed. The defaults of layers, lr, epochs, crop and schedule are this package's
     own: the GTA paper does not publish them.
 
     Args:
@@ -23,8 +24,8 @@ class TrainOptions:
         out: Run folder to write.
         source: Pre-trained ViT: timm:NAME, gta:butterflies, or a .safetensors, .pth or .pt file.
         heads: Attention heads of the source, where they are not width / 64 and its file does not say.
-        method: How to fine-tune: gta guides the attention by the source's, plain trains on cross-entropy alone;
-            a+b composes. gta methods lists them all.
+        method: How to fine-tune: auto chooses by the data, gta guides the attention by the source's, plain trains on
+            cross-entropy alone; a+b composes. gta methods lists them all.
         settings: Options of the methods' own, by method: {l2_sp: {alpha: 0.1}}; on the command line --l2_sp.alpha 0.1.
         weight: Lambda of the guide (gta), >= 0, or auto: set in each step from loss and drift.
         weight_budget: Drift that weight auto allows (gta), as a share of how far the source's own attention is apart
@@ -51,16 +52,25 @@ class TrainOptions:
         views_seed: Which views (reuse): runs with the same number share them and the source's rows; null: with the
             run's seed, so that runs of other seeds are independent and each pays for the source.
         reuse_dir: Where rows are kept (reuse); by default gta/rows in the user's cache folder.
+        look_source: Pre-trained ViT, as in source, whose attention says where the pictures are looked at
+            (attention_crop, background_swap); by default the source's.
         fraction: Share of every class's training images to use, above 0 and up to 1; seeded and nested.
         subset_list: File that names the training images to use, instead of fraction: a manifest of gta data
             manifest, or a published list of paths with or without classes.
+        val_fraction: Share of every class of train that is held out for validation where the data has no val.
+        cross_validate: Folds (5 is usual) into which train and val are cut; a model is trained without each and judged
+            on it, and then the run's own on all. Copies and near-copies of an image stay in one fold. 0: none.
+        fold: Train without this fold (cross_validate) and validate on it, and do no more.
         image_size: Side of the images in px, a multiple of the patch size.
         epochs: Passes over the training images; the last one's weights are the result.
         batch_size: Images per step, over all devices together (rounded down to a multiple of their number).
+        balance: What is done about classes of different size: none; sampler: each image is drawn with a chance that
+            makes all classes equally frequent; loss: each image counts by the inverse of its class's size.
         lr: Peak learning rate of the backbone (AdamW; linear warm-up over a tenth of the steps, then cosine
-            to zero).
+            to zero). By default 1e-4; auto sets it by the source's width.
         head_lr_scale: Learning rate of the fresh classifier, in multiples of lr.
-        layer_decay: Factor of the learning rate from each block to the one below it, above 0 and up to 1 (1: none).
+        layer_decay: Factor of the learning rate from each block to the one below it, above 0 and up to 1 (1: none). By
+            default 0.8 with auto, else 1.
         weight_decay: AdamW's weight decay; biases, norms, tokens and position embeddings have none.
         clip: Largest norm of the gradient; 0 for no limit.
         precision: "auto" takes bf16 autocast where the device computes it faster, else float32.
@@ -79,7 +89,7 @@ class TrainOptions:
     out: str
     source: str = "timm:vit_small_patch14_dinov2.lvd142m"
     heads: int | None = None
-    method: str = "gta"
+    method: str = "auto"
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     weight: float | Literal["auto"] = 10.0
     weight_budget: float = 0.1
@@ -97,14 +107,19 @@ class TrainOptions:
     views: int = 8
     views_seed: int | None = 0
     reuse_dir: str | None = None
+    look_source: str | None = None
     fraction: float = 1.0
     subset_list: str | None = None
+    val_fraction: float = 0.1
+    cross_validate: int = 0
+    fold: int | None = None
     image_size: int = 224
     epochs: int = 15
     batch_size: int = 32
-    lr: float = 1e-4
+    balance: Literal["none", "sampler", "loss"] = "none"
+    lr: float | None = None
     head_lr_scale: float = 10.0
-    layer_decay: float = 1.0
+    layer_decay: float | None = None
     weight_decay: float = 0.05
     clip: float = 1.0
     precision: Literal["auto", "32", "bf16", "16"] = "auto"
@@ -137,14 +152,22 @@ class TrainOptions:
         from gta.schedules import SCHEDULES
 
         method_names(self.method)  # each of these refuses what is not known
+        if self.method == "auto":
+            for own in fields(METHODS["gta"]):
+                if getattr(self, own.name) != getattr(type(self), own.name):
+                    flag = f"--{own.name.replace('_', '-')} {getattr(self, own.name)}"
+                    raise GtaError(f"{flag} is an option of gta, which --method auto does not use: add --method gta.")
         DISTANCES[self.distance], SCHEDULES[self.weight_schedule], QUANTITIES[self.guide]
         rules: list[tuple[str, bool, str]] = [
             ("image_size", self.image_size >= 1, "of px, such as 224"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("val_every", self.val_every >= 1, "at least 1"),
+            ("val_fraction", 0 < self.val_fraction < 1, "above 0 and below 1, such as 0.1"),
+            ("cross_validate", self.cross_validate == 0 or self.cross_validate >= 2, "of folds, 2 or more, or 0"),
+            ("fold", self.fold is None or 0 <= self.fold < self.cross_validate, "below that of --cross-validate"),
             ("fraction", 0 < self.fraction <= 1, "above 0 and up to 1, such as 0.15"),
-            ("lr", math.isfinite(self.lr) and self.lr > 0, "above 0, such as 1e-4"),
+            ("lr", self.lr is None or 0 < self.lr < math.inf, "above 0, such as 1e-4"),
             (
                 "head_lr_scale",
                 math.isfinite(self.head_lr_scale) and self.head_lr_scale > 0,
@@ -152,7 +175,7 @@ class TrainOptions:
             ),
             ("weight_decay", math.isfinite(self.weight_decay) and self.weight_decay >= 0, "0 or above"),
             ("clip", math.isfinite(self.clip) and self.clip >= 0, "0 (no limit) or above"),
-            ("layer_decay", 0 < self.layer_decay <= 1, "above 0 and up to 1, such as 0.75"),
+            ("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "above 0 and up to 1, such as 0.75"),
             (
                 "weight",
                 self.weight == "auto" or (not isinstance(self.weight, str) and 0 <= self.weight < math.inf),
@@ -172,6 +195,11 @@ class TrainOptions:
             if not fine:
                 flag = name.replace("_", "-")
                 raise GtaError(f"--{flag} {getattr(self, name)} cannot be used: write a number {wanted}.")
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """The learning rate and the layer decay, where they were left to a method that sets none."""
+        return 1e-4 if self.lr is None else self.lr, 1.0 if self.layer_decay is None else self.layer_decay
 
     @property
     def views_set(self) -> int:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gta.attention.plots import draw_maps
 from gta.data.reading import Photos
 from gta.sources.info import SourceInfo
 from gta.training.calibration import calibration_error, fit_temperature
+from gta.training.cross_validation import MEASURES, out_of_fold
 from gta.training.evaluate import measure
 from gta.training.evidence import Watch, write_evidence, write_predictions
 from gta.training.run_folder import RESULTS, save_weights
@@ -33,6 +34,7 @@ def evaluate(
     *,
     test: bool = True,
     explored: int = 0,
+    folds: bool = False,
 ) -> dict[str, Any]:
     """Save the model, measure it on val and test, and leave what others want to know of its images.
 
@@ -44,9 +46,10 @@ def evaluate(
         out: run folder.
         test: False leaves test alone, and of the evidence all but the predictions on val.
         explored: see `write_evidence`.
+        folds: of cross-validation, there are in `out`.
     """
     of_splits = [f"{split}_{name}" for split in ("val", "test") for name in OF_CLASSES]
-    results: dict[str, Any] = dict.fromkeys((*of_splits, *OF_MASKS))
+    results: dict[str, Any] = dict.fromkeys((*of_splits, *OF_MASKS, *MEASURES))
     watches: dict[str, Watch] = {}
     for split in ("val", "test") if test else ("val",):
         if samples := getattr(photos, split):
@@ -54,7 +57,15 @@ def evaluate(
             measured = measure(target, source, info, samples, workers=workers, watch=watches[split])
             results |= {f"{split}_{name}": measured.pop(name) for name in OF_CLASSES}
             results |= measured if split == "test" else {}
-    temperature, calibration = calibrate(photos, watches)
+    seen = {
+        split: (watch["logits"], torch.tensor([sample.label for sample in photos.split(split)]))
+        for split, watch in watches.items()
+    }
+    if folds:
+        logits, labels, estimate = out_of_fold(out, photos.classes)
+        seen["cv"] = logits, labels
+        results |= estimate
+    temperature, calibration = calibrate(seen)
     results |= calibration
     save_weights(
         out,
@@ -78,19 +89,20 @@ def evaluate(
     return results
 
 
-def calibrate(photos: Photos, watches: Mapping[str, Watch]) -> tuple[float, dict[str, float | None]]:
-    """The temperature that validation asks for, 1 without validation; and what results.json says of it."""
-    seen = {
-        split: (watch["logits"], torch.tensor([sample.label for sample in photos.split(split)]))
-        for split, watch in watches.items()
-    }
-    temperature = fit_temperature(*seen["val"]) if "val" in seen else None
+def calibrate(seen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[float, dict[str, float | None]]:
+    """The temperature that images ask for which were not trained on, and what results.json says of it.
+
+    Args:
+        seen: logits (n, classes) and labels (n,) of val, of test, and of the images that cross-validation left out
+            (cv). The temperature is of cv or, without it, of val; where there is neither it is 1.
+    """
+    asked = seen.get("cv") or seen.get("val")
+    temperature = None if asked is None else fit_temperature(*asked)
     results: dict[str, float | None] = {"temperature": temperature}
-    for split in ("val", "test"):
+    for split in ("cv", "val", "test"):
         for when, t in (("before", 1.0), ("after", temperature)):
-            results[f"{split}_ece_{when}"] = (
-                None if split not in seen or t is None else calibration_error(*seen[split], t)
-            )
+            error = None if split not in seen or t is None else calibration_error(*seen[split], t)
+            results[f"{split}_ece_{when}"] = error
     return temperature or 1.0, results
 
 

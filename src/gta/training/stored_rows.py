@@ -34,6 +34,17 @@ def check_reuse(options: TrainOptions, methods: Sequence[Method]) -> None:
     """Raise GtaError where rows cannot be replayed."""
     if not options.reuse:
         return
+    if options.balance == "sampler":
+        raise GtaError(
+            "--reuse keeps a fixed number of views of each image, and --balance sampler draws some more often than "
+            "that: use --balance loss, or leave --reuse out."
+        )
+    looking = [method.name for method in methods if method.looks or method.name == "auto"]
+    if looking:
+        raise GtaError(
+            f"--reuse stores what the source gives for the views of --method gta, and {' and '.join(looking)} makes "
+            "other views, of which it runs the source once an image anyway: leave --reuse out."
+        )
     mixing = [method.name for method in methods if method.mixes()]
     if mixing:
         raise GtaError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gta.data.transforms import test_view
 from gta.devices import default_device
+from gta.training.look import Closer
 from gta.training.run_folder import load_weights
 
 
@@ -26,6 +27,7 @@ class Trained:
         mean, std: of the RGB channels in [0, 1].
         temperature: divides the logits before the softmax; 1 where none was fitted.
         folder: of the run.
+        closer: which part of an image the model is shown; None where it is shown all.
     """
 
     model: nn.Module
@@ -36,6 +38,7 @@ class Trained:
     std: list[float]
     temperature: float
     folder: Path
+    closer: Closer | None = None
 
     @classmethod
     def load(cls, folder: Path) -> "Trained":
@@ -45,7 +48,7 @@ class Trained:
             GtaError: no finished run there.
         """
         model, known = load_weights(folder)
-        return cls(model.to(default_device()), **known, folder=folder)
+        return cls(model.to(default_device()), **known, folder=folder, closer=Closer.load(folder))
 
     @property
     def image_size(self) -> int:
@@ -59,7 +62,7 @@ class Trained:
 
     def sees(self, image: Image.Image) -> Tensor:
         """What the model is given of an RGB image: (3, size, size) float32, normalised."""
-        seen: Tensor = self._view(image)
+        seen: Tensor = self._view(image if self.closer is None else self.closer.of_image(image))
         return seen
 
     @cached_property

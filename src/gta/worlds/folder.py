@@ -35,17 +35,19 @@ def _write(options: WorldOptions, folder: Path) -> None:
         count: int = getattr(options, split)
         generator = torch.Generator().manual_seed(4 * options.seed + number)
         labels = torch.arange(classes).repeat_interleave(count)
-        places = torch.randint(classes, labels.shape, generator=generator)
-        if split == "train":
-            places = torch.where(torch.rand(labels.shape, generator=generator) < options.spurious, labels, places)
-        elif split == "test":
-            places = places + classes
+        others = torch.randint(classes, labels.shape, generator=generator)  # grounds, or species, at random
+        if options.label == "ground":
+            shown, places = others, labels
+        else:
+            follows = torch.rand(labels.shape, generator=generator) < options.spurious if split == "train" else False
+            shown, places = labels, torch.where(torch.as_tensor(follows), labels, others)
+            places = places + classes if split == "test" else places
         for start in range(0, len(labels), _CHUNK):
             part = slice(start, start + _CHUNK)
             seed = int(torch.randint(2**62, (1,), generator=generator))
-            images, masks = render(kinds, labels[part], grounds, places[part], options.size, seed)
+            images, masks = render(kinds, shown[part], grounds, places[part], options.size, seed)
             for i, (image, mask) in enumerate(zip(images, masks, strict=True), start):
-                name = f"species-{i // count:02}/{i % count:03}.png"
+                name = f"{options.label}-{i // count:02}/{i % count:03}.png"
                 _save(image.permute(1, 2, 0), folder / split / name)
                 _save(mask.to(torch.uint8) * 255, folder / "masks" / split / name)
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from gta.errors import GtaError
 
@@ -13,17 +14,19 @@ class WorldOptions:
     """Write a small procedural data set of butterflies, with masks, that gta train takes.
 
     In train the ground follows the class with probability `spurious`; in val the training grounds are drawn at random;
-    in test every ground is new. A model that looks at the ground loses.
+    in test every ground is new. A model that looks at the ground loses. With `label` ground it is the other way round:
+    the class is the ground, in every split, and any species sits on it.
 
     Args:
         out: Folder to make.
-        classes: Species, at least 2.
+        classes: Classes, at least 2: species or grounds.
         train: Training images per class.
         val: Validation images per class; 0 leaves the split out.
         test: Test images per class; 0 leaves the split out.
         size: Side of the images in px.
         spurious: Probability, 0 to 1, that a training image has the ground of its class; otherwise any of the
-            training grounds.
+            training grounds (label species).
+        label: What the class is: species, or ground.
         seed: Of species, grounds and images; the same options give the same files.
         pretraining: Draw the species that the embedded source was pre-trained on, instead of those kept for
             downstream use.
@@ -36,10 +39,13 @@ class WorldOptions:
     test: int = 20
     size: int = 96
     spurious: float = 0.9
+    label: Literal["species", "ground"] = "species"
     seed: int = 0
     pretraining: bool = False
 
     def __post_init__(self) -> None:
+        if self.label not in ("species", "ground"):
+            raise GtaError(f"--label must be species or ground, got {self.label!r}.")
         limits = {"classes": (2, math.inf), "train": (1, math.inf), "val": (0, math.inf), "test": (0, math.inf)}
         limits |= {"size": (8, math.inf), "spurious": (0, 1), "seed": (0, SEEDS - 1)}
         for name, (low, high) in limits.items():

@@ -64,7 +64,5 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
             settings[name] = {**settings.get(name, {}), **given}
     run = fit_options(replace(options, settings=settings), resume=resume, overwrite=overwrite)
     if is_first_process():
-        out = run.folder
-        print_values(run.results, str(out))
-        page = out / "report.html"  # of a run that was complete before, it is left as it is
-        print(f"Model {out / 'model.safetensors'}, page {page if page.is_file() else run.report()}")
+        print_values(run.results, str(run.folder))
+        print(f"Model {run.folder / 'model.safetensors'}, page {run.page}")

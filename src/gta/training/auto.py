@@ -1,0 +1,187 @@
+"""`--method auto`: what is done where nobody says what, and the two decisions that are taken from the data.
+
+The recipe is plain fine-tuning with layer decay that *uses* the source's attention (docs/default.md has the runs that
+chose it): the pictures are cropped to where the source looks (`attention_crop`), and half of the training views have
+the background of another picture (`background_swap`). Both suppose that the class is in what the source looks at. That
+is asked of the frozen source before training: ridge regression of the class on its features, of the whole pictures, of
+the crops, of what it looks at on other pictures' backgrounds, and of the backgrounds alone. The answers are of the
+validation images where there are enough of them, and otherwise of each training image by all others (leave-one-out, in
+closed form). Where background and class go together in training, training images cannot tell whether that misleads: so
+the background must tell much more than the object before it is believed, and than the crop, which shows both.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gta.data.loading import loader
+from gta.data.reading import Photos
+from gta.data.sample import Sample
+from gta.data.transforms import TestViews
+from gta.devices import default_device, on_device
+from gta.methods import METHODS
+from gta.methods.background_swap import background
+from gta.sources.info import source_info
+from gta.training.look import Look
+from gta.training.options import TrainOptions
+from gta.vit.structure import vit_info
+
+AUTO = "auto"
+WIDTH, LR = 384, 1e-4  # of a ViT-S; narrower models take larger steps, by the square of their width
+LAYER_DECAY = 0.8
+ANEW = 2.0  # times the learning rate where the source does not look at what the classes differ in
+CROP, SWAP = "attention_crop", "background_swap"
+OBJECT, CROP_OF = (
+    0.45,
+    0.8,
+)  # of what backgrounds tell: where objects and crops tell less, the class is in the background
+CROPPED = 0.75  # of what whole pictures tell: the least that crops must, by images that share training's backgrounds
+MOST = 1024  # training images that are asked; more tell little more
+FEWEST = 30  # validation images that are enough to be asked
+RIDGE = 0.3  # in mean squared lengths of the features
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What auto decided.
+
+    Attributes:
+        method, settings, lr, layer_decay: as in `TrainOptions`.
+        reasons: sentences.
+        accuracy: of the frozen source in percent: whole, crop, object, background.
+    """
+
+    method: str
+    lr: float
+    layer_decay: float
+    reasons: list[str]
+    accuracy: dict[str, float]
+
+    def applied(self, options: TrainOptions) -> TrainOptions:
+        """The options with what was decided."""
+        return replace(options, method=self.method, lr=self.lr, layer_decay=self.layer_decay)
+
+
+def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, workers: int = 0) -> Decision:
+    """What to do with these photographs.
+
+    Args:
+        options: `lr` and `layer_decay` are kept where they are given.
+        source: from `gta.load_source`, of the training's image size.
+        look: says where to look in them.
+    """
+    train = _seeded_part(photos.train, options.seed)
+    asked = photos.val if len(photos.val) >= FEWEST and not photos.val_held_out else ()
+    with on_device(source, default_device()), on_device(look.model, default_device()):
+        right = _right(train, asked, source, look, workers)
+    accuracy = {kind: 100 * float(found.double().mean()) for kind, found in right.items()}
+    how = f"{len(asked)} validation images" if asked else f"{len(train)} training images, each by the others"
+    reasons = [
+        f"of {how}, the frozen source tells the class of {accuracy['object']:.0f} % by what it looks at, of "
+        f"{accuracy['background']:.0f} % by the background, of {accuracy['whole']:.0f} % by all, of "
+        f"{accuracy['crop']:.0f} % by the crop"
+    ]
+    methods = []
+    elsewhere = (
+        accuracy["object"] < OBJECT * accuracy["background"] and accuracy["crop"] < CROP_OF * accuracy["background"]
+    )
+    if elsewhere:
+        reasons.append("the class is in the background: neither crops nor other backgrounds, and larger steps")
+    else:
+        difference = right["crop"].double() - right["whole"].double()
+        error = 100 * float(difference.square().sum().sqrt()) / len(difference)
+        least = accuracy["whole"] - error if asked else CROPPED * accuracy["whole"]
+        if accuracy["crop"] >= least:
+            methods.append(CROP)
+            reasons.append("the crops tell enough: cropped to where the source looks")
+        else:
+            reasons.append(f"the crops tell too little, less than {least:.0f} %: not cropped")
+        methods.append(SWAP)
+        reasons.append("the class is in what the source looks at: other backgrounds in half of the views")
+    lr = options.lr
+    if lr is None:
+        lr = LR * (WIDTH / source.num_features) ** 2 * (ANEW if elsewhere else 1.0)
+        reasons.append(f"learning rate {lr:.3g}, by the source's width of {source.num_features}")
+    decay = LAYER_DECAY if options.layer_decay is None else options.layer_decay
+    return Decision("+".join(methods) or "plain", lr, decay, reasons, accuracy)
+
+
+def _seeded_part(samples: Sequence[Sample], seed: int) -> Sequence[Sample]:
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:MOST]
+    return [samples[i] for i in order]
+
+
+def _right(
+    train: Sequence[Sample], asked: Sequence[Sample], source: Any, look: Look, workers: int
+) -> dict[str, Tensor]:
+    """By kind of picture, which of the asked images (of the training images without any) are named rightly: bool."""
+    kinds = [_features(samples, source, look, workers) for samples in (train, asked) if samples]
+    classes = torch.tensor([sample.label for sample in train])
+    answers = {
+        kind: leave_one_out(kinds[0][kind], classes) if not asked else ridge(kinds[0][kind], classes, kinds[1][kind])
+        for kind in kinds[0]
+    }
+    truth = torch.tensor([sample.label for sample in asked or train])
+    return {kind: answer == truth for kind, answer in answers.items()}
+
+
+def _features(samples: Sequence[Sample], source: Any, look: Look, workers: int) -> dict[str, Tensor]:
+    """The source's features (n, width) float64 on the CPU of whole pictures, crops, objects and backgrounds."""
+    info, device = source_info(source), next(source.parameters()).device
+    crop: Any = METHODS[CROP]()
+    swap: Any = METHODS[SWAP]()
+    maps, aspects = look.ranks(samples, workers)
+    boxed = [replace(s, box=crop.box(m, a)) for s, m, a in zip(samples, maps, aspects, strict=True)]
+    across = vit_info(source).grid or (8, 8)
+    patch = info.image_size // across[1]
+    found: dict[str, list[Tensor]] = {"whole": [], "crop": [], "object": [], "background": []}
+
+    def add(kind: str, images: Tensor) -> None:
+        with torch.no_grad():
+            found[kind].append(source(images.to(device)).cpu().double())
+
+    size = (info.image_size, info.image_size)
+    first = 0
+    for images, _, _ in loader(_views(samples, info), 32, workers):
+        ranks = torch.stack(maps[first : first + len(images)])
+        ranks = F.interpolate(ranks[:, None], size, mode="bilinear")[:, 0]
+        first += len(images)
+        behind = torch.stack([background(image, rank, patch) for image, rank in zip(images, ranks, strict=True)])
+        add("whole", images)
+        add("background", behind)
+        add("object", torch.where((ranks <= swap.mass)[:, None], images, behind.roll(1, 0)))
+    for images, _, _ in loader(_views(boxed, info), 32, workers):
+        add("crop", images)
+    return {kind: torch.cat(features) for kind, features in found.items()}
+
+
+def _views(samples: Sequence[Sample], info: Any) -> TestViews:
+    unmasked = [replace(sample, mask=None) for sample in samples]
+    return TestViews(unmasked, info.image_size, info.mean, info.std, frame="whole")
+
+
+def ridge(features: Tensor, classes: Tensor, others: Tensor) -> Tensor:
+    """The classes that kernel ridge regression on (n, d) float64 features says of others' (m, d): (m,) int64."""
+    kernel, others = _kernels(features, others)
+    solved = torch.linalg.solve(kernel + RIDGE * torch.eye(len(kernel)), F.one_hot(classes).double())
+    return (others @ solved).argmax(-1)
+
+
+def leave_one_out(features: Tensor, classes: Tensor) -> Tensor:
+    """The class that the same says of each by all others: (n,) int64."""
+    kernel, _ = _kernels(features, features)
+    inverse = torch.linalg.inv(kernel + RIDGE * torch.eye(len(kernel)))
+    truth = F.one_hot(classes).double()
+    return (truth - inverse @ truth / inverse.diagonal()[:, None]).argmax(-1)
+
+
+def _kernels(features: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    mean = features.mean(0)
+    scale = math.sqrt(float((features - mean).square().sum(1).mean())) or 1.0
+    features, others = (features - mean) / scale, (others - mean) / scale
+    return features @ features.T + 1, others @ features.T + 1

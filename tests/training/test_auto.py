@@ -1,0 +1,172 @@
+"""The default method: what it decides, what its runs show their models, and that they end as uninterrupted."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import gta
+from gta.data.reading import read_photos
+from gta.data.transforms import TrainViews
+from gta.methods import METHODS
+from gta.methods.compose import ComposedMethod
+from gta.sources.loading import load_source, new_target
+from gta.training.auto import decide, leave_one_out, ridge
+from gta.training.fit import train
+from gta.training.look import Look, looked_at
+from gta.training.measure_run import evaluate_run
+from gta.training.options import TrainOptions
+from gta.training.predict import predict
+from gta.training.trained import Trained
+from gta.worlds.folder import write_world
+from gta.worlds.options import WorldOptions
+
+SIZE, BUTTERFLIES = 48, "gta:butterflies"
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    root = tmp_path_factory.mktemp("worlds")
+    for label in ("species", "ground"):
+        write_world(
+            WorldOptions(out=str(root / label), label=label, classes=6, train=6, val=6, test=4, size=64, spurious=1.0)
+        )
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(worlds, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    options = TrainOptions(data=str(worlds / "species"), out=str(out), source=BUTTERFLIES, image_size=SIZE, epochs=2,
+                           batch_size=12, precision="32", lr=1e-3)  # fmt: skip
+    return out, options, train(options)
+
+
+def decided(data, **more):
+    options = TrainOptions(data=str(data), out="", source=BUTTERFLIES, image_size=SIZE)
+    photos = read_photos(data)
+    return decide(options, replace(photos, **more), load_source(BUTTERFLIES, SIZE), Look.of(BUTTERFLIES, SIZE))
+
+
+@pytest.mark.parametrize("more", [{}, {"val": ()}])
+def test_the_background_is_believed_where_it_is_the_class(worlds, more):
+    """With validation images, and from training images alone."""
+    species, ground = decided(worlds / "species", **more), decided(worlds / "ground", **more)
+    assert "background_swap" in species.method
+    assert ground.method == "plain"
+    assert ground.lr == 2 * species.lr == pytest.approx(8e-4)  # 192 wide
+    assert ground.layer_decay == species.layer_decay == 0.8
+    assert ground.accuracy["background"] > 2 * ground.accuracy["object"]
+    assert "in the background" in " ".join(ground.reasons)
+    asked = "36 training images" if more else "36 validation images"
+    assert asked in species.reasons[0]
+
+
+def test_options_that_are_given_are_kept(worlds):
+    options = TrainOptions(data="", out="", lr=3e-5, layer_decay=1.0)
+    photos = read_photos(worlds / "species")
+    chosen = decide(options, photos, load_source(BUTTERFLIES, SIZE), Look.of(BUTTERFLIES, SIZE))
+    assert (chosen.applied(options).lr, chosen.applied(options).layer_decay) == (3e-5, 1.0)
+    with pytest.raises(gta.GtaError, match="add --method gta"):
+        TrainOptions(data="", out="", weight=1.0)
+
+
+def test_ridge_against_its_definition():
+    torch.manual_seed(0)
+    features, classes = torch.randn(14, 5).double(), torch.arange(14) % 3
+    features += 2 * torch.nn.functional.one_hot(classes, 5)
+    alone = leave_one_out(features, classes)
+    kernel_mean = features.mean(0)
+    scale = (features - kernel_mean).square().sum(1).mean().sqrt()
+    scaled = torch.cat([(features - kernel_mean) / scale, torch.ones(14, 1)], 1)  # the bias is penalised as well
+    for i in range(14):
+        rest = torch.arange(14) != i
+        x, y = scaled[rest], torch.nn.functional.one_hot(classes[rest], 3).double()
+        weights = torch.linalg.solve(x.T @ x + 0.3 * torch.eye(6), x.T @ y)
+        assert alone[i] == (scaled[i] @ weights).argmax()
+    assert (ridge(features, classes, features) == classes).double().mean() >= (alone == classes).double().mean()
+
+
+def test_a_run_says_what_was_decided_and_looks_the_same_way_ever_after(run, worlds):
+    out, _, results = run
+    assert results["method"] == "auto"
+    assert results["composed"] == "attention_crop+background_swap"
+    assert "the frozen source tells" in results["reasons"]
+    again = evaluate_run(out)
+    assert again["top1"] == pytest.approx(results["test_top1"])
+    assert again["object_mass"] == pytest.approx(results["object_mass"], abs=1e-4)
+    trained = Trained.load(out)
+    paths = sorted((worlds / "species" / "test").rglob("*.png"))
+    guesses = [p.label for p in predict(trained, paths)]
+    right = sum(guess == path.parent.name for guess, path in zip(guesses, paths, strict=True))
+    assert 100 * right / len(paths) == pytest.approx(results["test_top1"])
+    with Image.open(paths[0]) as image:
+        whole = replace(trained, closer=None).sees(image.convert("RGB"))
+        assert not torch.equal(trained.sees(image.convert("RGB")), whole)
+
+
+def test_a_stopped_run_ends_with_the_same_weights(run, tmp_path, monkeypatch):
+    out, options, _ = run
+    from gta.training.recorder import Recorder
+
+    ends = Recorder.on_train_epoch_end
+
+    def stop(self, trainer, module):
+        ends(self, trainer, module)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", stop)
+    stopped = replace(options, out=str(tmp_path / "run"))
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped)
+    monkeypatch.undo()
+    train(stopped, resume=True)
+    one, two = (load_file(folder / "model.safetensors") for folder in (out, tmp_path / "run"))
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_masks_of_the_users_own_say_what_is_kept(worlds):
+    photos = read_photos(worlds / "species")
+    source = load_source(BUTTERFLIES, SIZE)
+    method = ComposedMethod(new_target(source, 6), source, [METHODS["background_swap"](foreground="masks", share=1.0)])
+    _, edits = looked_at(photos, Look.of(BUTTERFLIES, SIZE), method)
+    rank = edits.ranks[photos.train[0].sha256]
+    assert set(rank.unique().tolist()) == {0.0, 1.0}
+    assert rank.shape == (64, 64) or rank.shape[0] >= SIZE
+
+
+def test_views_are_a_function_of_seed_epoch_and_image(worlds):
+    photos = read_photos(worlds / "species")
+    source = load_source(BUTTERFLIES, SIZE)
+    methods = [METHODS["attention_crop"](), METHODS["background_swap"](share=1.0)]
+    method = ComposedMethod(new_target(source, 6), source, methods)
+    shown, edits = looked_at(photos, Look.of(BUTTERFLIES, SIZE), method)
+    assert all(sample.box is not None for split in (shown.train, shown.val, shown.test) for sample in split)
+    views, again, plain = (TrainViews(shown.train, SIZE, 0, edits=e) for e in (edits, edits, None))
+    torch.manual_seed(3)
+    first = views[5][0]
+    torch.manual_seed(4)
+    again[2]
+    assert torch.equal(again[5][0], first)
+    assert not torch.equal(plain[5][0], first)
+    assert not torch.equal(views[5 + len(shown.train)][0], first)
+
+
+def test_two_methods_cannot_both_say_what_is_shown():
+    source = load_source(BUTTERFLIES, SIZE)
+
+    class Other(METHODS["attention_crop"]):
+        name = "other_crop"
+
+    with pytest.raises(gta.GtaError, match="attention_crop and other_crop cannot be composed"):
+        ComposedMethod(new_target(source, 2), source, [METHODS["attention_crop"](), Other()])
+
+
+def test_what_is_looked_with_is_kept_with_the_run(run):
+    out, _, _ = run
+    tensors = load_file(out / "look.safetensors")
+    assert all(tensor.dtype == torch.float16 for tensor in tensors.values() if tensor.is_floating_point())
+    assert json.loads(json.dumps(Trained.load(out).closer.crop.mass)) == 0.5
