@@ -57,14 +57,14 @@ cat > "$work/plan.yaml" <<PLAN
 # One run that takes longer than a job may.
 data:
   world: {world: {val: 2, test: 4}, source: gta:butterflies, image_size: 96, precision: "32"}
-options: {epochs: ${EPOCHS:-80}, workers: 0}
+options: {epochs: ${EPOCHS:-20}, workers: 0}
 methods: {gta: {}}
 grid: {lr: [1.0e-4]}
 choose: []
 seeds: [0]
 PLAN
 gta study run "$work/plan.yaml" --out "$work/study" --launcher slurm --slurm.minutes 3 --slurm.cpus 1 \
-    2> >(grep -v -e sacct -e accounting >&2) &
+    2> >(grep -v -e sacct -e accounting) &
 study=$!
 while kill -0 $study 2> /dev/null; do
     squeue --noheader --format "%.12i %.9T %.6M of %l" | sed "s/^/$(date +%T) /"
@@ -73,6 +73,6 @@ done
 wait $study
 echo "--- the job's log"
 cat "$work"/study/slurm/*_log.out | grep -oE "\) - (Starting|Job has timed|Requeued|Exiting|Job completed).*" | sed "s/^) - //"
-echo "--- the run's epochs, by session"
-grep -hE "^epoch" "$work"/study/slurm/*_log.err | awk '$2 != last + 1 {print "from", $0} {last = $2; line = $0} END {print "to", line}'
+echo "--- the run's epochs, of all sessions"
+grep -hE "^epoch" "$work"/study/slurm/*_log.err | awk '{printf "%s ", $2} END {print ""}'
 cat "$work/study/table.md"

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "gta"
-BASE = {"errors", "registry", "files", "devices", "tables"}
+BASE = {"errors", "registry", "files", "folders", "devices", "tables"}
 MAY_IMPORT = {  # room -> rooms, besides BASE
     "errors": set(),
     "registry": set(),
     "files": set(),
+    "folders": set(),
     "devices": set(),
     "tables": set(),
     "vit": set(),

@@ -18,8 +18,7 @@ from gta.training.fit import train
 from gta.training.measure_run import evaluate_run
 from gta.training.options import TrainOptions
 from gta.training.predict import Picture, Prediction, predict
-from gta.training.results import read_results
-from gta.training.run_folder import RESULTS, is_complete, read_options
+from gta.training.run_folder import RESULTS, is_complete, read_options, read_results
 from gta.training.trained import Trained
 from gta.training.trainer import is_first_process
 
@@ -108,7 +107,7 @@ class Run:
         if not path.is_file():
             raise GtaError(f"{self.folder} has no {PREDICTIONS}: its data has neither val nor test.")
         text = dict.fromkeys(("split", "path", "label", "guess"), str)
-        return pandas.read_csv(path, dtype=text, keep_default_na=False)
+        return pandas.read_csv(path, dtype=text, keep_default_na=False, encoding_errors="surrogateescape")
 
     def evaluate(self, data: str | Path | None = None, split: str = "test") -> dict[str, Any]:
         """Accuracy, attention and drift on a split of the run's data, or of other data with the same classes.
@@ -168,6 +167,7 @@ def fit(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    keep_finite: bool = False,
     **options: Any,
 ) -> Run:
     """Fine-tune a pre-trained ViT on photographs, measure it, and write the run folder and its page.
@@ -177,7 +177,8 @@ def fit(
             path, label and optionally split and mask, which is written to OUT.csv.
         out: run folder to write.
         resume: go on with an unfinished run in `out`; a complete one is returned as it is.
-        overwrite: replace a run in `out`.
+        overwrite: replace a run in `out`, once the new one has a checkpoint.
+        keep_finite: where the training diverges, end with the weights of its last finite epoch instead of an error.
         options: fields of `TrainOptions`, as on the command line: lr=3e-5, method="plain", epochs=30.
 
     Raises:
@@ -189,7 +190,8 @@ def fit(
         raise GtaError(f"option {strange[0]!r} is not known: use one of {', '.join(known)}.")
     if not isinstance(data, (str, Path)):
         data = _written(data, Path(f"{out}.csv"), overwrite)
-    return fit_options(TrainOptions(data=str(data), out=str(out), **options), resume=resume, overwrite=overwrite)
+    chosen = TrainOptions(data=str(data), out=str(out), **options)
+    return fit_options(chosen, resume=resume, overwrite=overwrite, keep_finite=keep_finite)
 
 
 def _written(frame: "pandas.DataFrame", path: Path, overwrite: bool) -> Path:
@@ -207,9 +209,11 @@ def _absolute(path: Any) -> Any:
     return str(Path(path).resolve()) if isinstance(path, (str, Path)) and str(path) else path
 
 
-def fit_options(options: TrainOptions, *, resume: bool = False, overwrite: bool = False) -> Run:
+def fit_options(
+    options: TrainOptions, *, resume: bool = False, overwrite: bool = False, keep_finite: bool = False
+) -> Run:
     """`fit`, given the options as one."""
-    train(options, resume=resume, overwrite=overwrite)
+    train(options, resume=resume, overwrite=overwrite, keep_finite=keep_finite)
     run = Run(Path(options.out))
     if is_first_process() and not run.page.is_file():  # of a run that was complete before, it is left as it is
         run.report()

@@ -64,7 +64,9 @@ def test_wrong_words_are_refused(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert "error" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("gta")
+    assert told.endswith("--help lists what it takes.\n")
 
 
 def test_methods_that_are_not_known_are_refused(capsys):
@@ -237,9 +239,11 @@ def test_resume_takes_the_runs_own_options_first(tmp_path):
     assert read("--lr", "7", "--resume", out) == (7, 3)
     assert read("--config", str(other), out, "--resume") == (0.5, 4)
     assert read("--resume", "--config", str(other), out, "--epochs", "5") == (0.5, 5)
-    for words in ([out], ["--resume", f"--out={tmp_path}"], ["--resume", "--out"]):
+    for words in ([out], ["--resume", "--out"]):
         with pytest.raises(SystemExit):
             parse(["train", *words])
+    with pytest.raises(gta.GtaError, match="holds no run"):
+        parse(["train", "--resume", f"--out={tmp_path}"])
 
 
 def test_public_api():

@@ -264,14 +264,14 @@ def test_a_table_of_paths(tmp_path):
     for text, word in (
         ("file,label\na,b\n", "path,label"),
         ("path,label,split\na.jpg,b,dev\n", "line 2: split must be .*'dev'"),
-        ("path,label\na.jpg,b\na.jpg,c\n", "line 3: a.jpg is in line 2"),
+        ("path,label\na.jpg,b\na.jpg,c\n", "line 3: 'a.jpg' is in line 2"),
         ("path,label\na.jpg,\n", "line 2: path or label is empty"),
         ("path,label,split\na.jpg,b,test\n", "no training image"),
     ):
         table.write_text(text)
         with pytest.raises(GtaError, match=word):
             list_data(table)
-    with pytest.raises(GtaError, match="cannot be read as CSV"):
+    with pytest.raises(GtaError, match=r"nothing\.csv cannot be read: No such file"):
         list_data(tmp_path / "nothing.csv")
 
 

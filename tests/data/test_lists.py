@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from zlib import crc32
 
@@ -33,7 +35,7 @@ def test_a_manifest_notices_other_files(photos, tmp_path):
     out = tmp_path / "all.txt"
     write_manifest(str(photos), out)
     Image.new("RGB", (53, 47)).save(photos / "train/class 0/000.jpg")
-    with pytest.raises(GtaError, match=r"1 of the 15 lines.*\n  train/class 0/000\.jpg: another file"):
+    with pytest.raises(GtaError, match=r"1 of the 15 lines.*\n  'train/class 0/000\.jpg': another file"):
         read_photos(photos, subset_list=out)
 
 
@@ -88,9 +90,9 @@ def test_images_of_one_name_are_told_apart_by_their_folder(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("Wren_0001.png\nWren_9999.png\n", "Wren_9999.png: not in the training images"),
+        ("Wren_0001.png\nWren_9999.png\n", "'Wren_9999.png': not in the training images"),
         ("Wren_0001.png\nWren_0001.png\n", "named twice"),
-        ("Wren_0001.png 3\nAlbatross_0001.png 3\n", "class 3 is 'Wren' elsewhere, here 'Albatross'"),
+        ("Wren_0001.png 3\nAlbatross_0001.png 3\n", "class '3' is 'Wren' elsewhere, here 'Albatross'"),
         ("Wren_0001.png\n", "no image of 1 classes, 'Albatross' among them"),
         ("# nothing\n\n", "names no image"),
     ],
@@ -180,3 +182,124 @@ def test_the_difference_hash_by_hand(tmp_path):
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
         samples.append(Sample(tmp_path / f"{i}.png", f"{i}.png", 0))
     assert look_alikes(samples, samples[:1]) == [(samples[0], samples[0])]
+
+
+def test_a_manifest_that_was_cut_or_changed_is_refused(photos, tmp_path):
+    out = tmp_path / "all.txt"
+    write_manifest(str(photos), out)
+    lines = out.read_text().splitlines(keepends=True)
+    for changed in (
+        lines[:-4],
+        [*lines, lines[-1].replace("00", "01")],
+        [lines[0], lines[1].replace("15", "14"), *lines[2:]],
+    ):
+        out.write_text("".join(changed))
+        with pytest.raises(GtaError, match="cut or changed"):
+            read_photos(photos, subset_list=out)
+    out.write_text("".join(lines[2:-1]))  # without its head it is a list like any other
+    assert len(read_photos(photos, subset_list=out).train) == 14
+
+
+def test_names_that_begin_with_a_hash_are_names(photos, tmp_path):
+    folder = photos / "train/class 0"
+    for i in range(5):
+        (folder / f"{i:03}.jpg").rename(folder / f"#{i}.jpg")
+    write_manifest(str(photos), tmp_path / "m.txt")
+    assert len(read_photos(photos, subset_list=tmp_path / "m.txt").train) == 15
+    names = [s.name.removeprefix("train/class 0/") for s in read_photos(photos).train]
+    (tmp_path / "l.txt").write_text("\n".join(["# a comment", "#", "# train/class 1/000.jpg", *names]))
+    assert len(read_photos(photos, subset_list=tmp_path / "l.txt").train) == 15  # but for what no image is called
+    table = tmp_path / "photos" / "t.csv"
+    for i in range(5):
+        shutil.copy(folder / f"#{i}.jpg", photos / f"#{i}.jpg")
+    others = [f"train/class 1/{i:03}.jpg,b" for i in range(5)]
+    table.write_text("\n".join(["path,label", *(f"#{i}.jpg,a" for i in range(5)), *others]))
+    chosen = write_manifest(str(table), tmp_path / "t.txt")
+    assert "./#0.jpg\t" in (tmp_path / "t.txt").read_text() or "./#1.jpg\t" in (tmp_path / "t.txt").read_text()
+    assert read_photos(table, subset_list=tmp_path / "t.txt").train == chosen.train
+
+
+def test_a_manifest_tells_a_name_from_its_end(photos, tmp_path):
+    """a.png and sub/a.png."""
+    lines = ["path,label"]
+    for c in (0, 1):
+        for i, name in enumerate((f"{c}.jpg", f"sub/{c}.jpg", f"{c}b.jpg", f"{c}c.jpg")):
+            (photos / name).parent.mkdir(exist_ok=True)
+            shutil.copy(photos / f"train/class {c}/{i:03}.jpg", photos / name)
+            lines.append(f"{name},{c}")
+    (photos / "t.csv").write_text("\n".join(lines))
+    written = write_manifest(str(photos / "t.csv"), tmp_path / "m.txt")
+    assert read_photos(photos / "t.csv", subset_list=tmp_path / "m.txt").train == written.train
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,label\na.jpg,x\n./a.jpg,x", "line 3: 'a.jpg' is in line 2 already."),
+        ("path,label\na.jpg,x\nb/../a.jpg,y", "line 3: 'a.jpg' is in line 2 already, as 'x' and not 'y'"),
+        ("path,label,label\na.jpg,x,y", "a column twice"),
+        ("path,label\na.jpg,x,y", "line 2: more cells than columns"),
+        ('path,label\n"a.jpg,x', "cannot be read as CSV"),
+    ],
+)
+def test_tables_that_contradict_themselves_are_refused(tmp_path, text, words):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(GtaError, match=re.escape(words)):
+        read_photos(tmp_path / "t.csv")
+
+
+def empty_class(photos):
+    (photos / "train/class 9").mkdir()
+
+
+def one_class(photos):
+    for split in ("train", "val", "test"):
+        for c in (1, 2):
+            shutil.rmtree(photos / split / f"class {c}")
+
+
+def missing_in_a_split(photos):
+    shutil.rmtree(photos / "val/class 1")
+
+
+def strange_in_a_split(photos):
+    shutil.copytree(photos / "val/class 1", photos / "val/class 7")
+
+
+def broken(photos):
+    (photos / "test/class 1/x.jpg").write_bytes(b"")
+
+
+def a_pipe(photos):
+    os.mkfifo(photos / "train/class 1/x.png")
+
+
+def no_image(photos):
+    shutil.rmtree(photos / "train")
+    (photos / "train").mkdir()
+
+
+def wrong_mask(photos):
+    Image.new("L", (9, 9)).save(photos / "masks/train/class 0/001.png")
+
+
+def fine(photos):
+    pass
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [empty_class, one_class, missing_in_a_split, strange_in_a_split, broken, a_pipe, no_image, wrong_mask, fine],
+)
+def test_the_check_and_the_training_agree(photos, tmp_path, capsys, spoil):
+    spoil(photos)
+    refused = None
+    try:
+        read_photos(photos)
+    except GtaError as error:
+        refused = str(error)
+    status = main(["data", "check", str(photos), "--pictures", str(tmp_path / "sheet.png")])
+    assert status == (0 if spoil is fine else 2)
+    assert (refused is None) == (spoil is fine)
+    if refused is not None and "cannot be used" not in refused:
+        assert refused in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -348,3 +349,65 @@ def test_test_views_frame_image_and_mask_alike(photos):
     assert TestViews(read.test, 40, MEAN, STD)[4][2].isnan().all()
     without = [Sample(s.path, s.name, s.label) for s in read.test]
     assert TestViews(without, 40, MEAN, STD)[0][2].isnan().all()
+
+
+def test_what_is_passed_over_is_said(photos, tmp_path):
+    shutil.copytree(photos / "val", photos / "validation")
+    shutil.copytree(photos / "val/class 1", tmp_path / "elsewhere")
+    (photos / "train/class 1/more").symlink_to(tmp_path / "elsewhere")
+    for name in ("a.cr2", "b.CR2", "c.jxl", "README", "Thumbs.db", ".hidden"):
+        (photos / "test/class 1" / name).write_text("raw")
+    (photos / "masks/test/class 1/001.png").rename(photos / "masks/test/class 1/001.jpg")
+    shutil.copy(photos / "train/class 1/000.jpg", photos / "test/class 1/copy.jpg")
+    found = read_photos(photos)
+    assert (len(found.train), len(found.test)) == (15, 10)
+    said = "\n".join(found.notes)
+    for words in (
+        "the folder 'validation' (splits are called train, val, test)",
+        "1 links to folders inside of class folders, such as 'train/class 1/more'",
+        "4 files that are no images of a kind that is read (1 without ending, 2 .cr2, 1 .jxl)",
+        "1 masks, such as 'masks/test/class 1/001.jpg'",
+        "1 test images are training or validation images too, such as 'test/class 1/copy.jpg'",
+    ):
+        assert words in said
+    assert len(found.notes) == 5
+
+
+def test_ordinary_folders_are_passed_over_in_silence(photos):
+    assert read_photos(photos).notes == ()
+
+
+def test_a_class_folder_that_may_not_be_read_is_not_empty(photos, monkeypatch):
+    scan = os.scandir
+
+    def refusing(path="."):
+        if str(path).endswith("train/class 1"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match="class 1"):
+        read_photos(photos)
+
+
+def test_pipes_are_not_waited_for_and_huge_images_not_decoded(photos, monkeypatch):
+    os.mkfifo(photos / "train/class 0/pipe.png")
+    Image.new("L", (400, 300)).save(photos / "train/class 0/huge.png")
+    monkeypatch.setattr(images_file, "MAX_PIXELS", 100_000)
+    found = read_photos(photos, skip_unreadable=True).skipped
+    assert found["train/class 0/pipe.png"] == "no regular file"
+    assert found["train/class 0/huge.png"].startswith("400×300 px are more than")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_sizes_are_upright_and_digests_of_the_bytes(tmp_path, ending, orientation):
+    path = tmp_path / f"x.{ending}"
+    image = Image.new("RGB", (13, 7), "red")
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+    good, bad = images_file.inspect_all([path])
+    assert not bad
+    assert good[path] == (hashlib.sha256(path.read_bytes()).hexdigest(), open_rgb(path).size)
+    assert good[path][1] == ((7, 13) if orientation > 4 else (13, 7))

@@ -13,6 +13,7 @@ from gta.attention.maps import logits_and_rows
 from gta.attention.metrics import object_mass, patch_attention
 from gta.cli import main
 from gta.demo import run as demo
+from gta.folders import mark
 from gta.sources.info import source_info
 from gta.sources.loading import EMBEDDED
 from gta.worlds.butterflies import DOWNSTREAM, render, scenes, species
@@ -88,6 +89,14 @@ def test_the_difference_is_gtas_minus_plains_and_each_world_seeds_its_training(t
 def test_the_demo_refuses_what_it_must(tmp_path, capsys):
     (tmp_path / "mine.txt").write_text("mine")
     assert main(["demo", "--out", str(tmp_path), "--overwrite"]) == 2
-    assert "not a demo" in capsys.readouterr().err
-    assert (tmp_path / "mine.txt").exists()
+    assert "no demo" in capsys.readouterr().err
+    for name in ("data", "runs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.png").write_text("mine")
+    for marked in (False, True):
+        if marked:
+            mark(tmp_path, demo.DEMO)
+        assert main(["demo", "--out", str(tmp_path), "--overwrite"]) == 2
+    assert "holds what gta did not write: data/mine.png, mine.txt, runs/mine.png" in capsys.readouterr().err
+    assert all((tmp_path / name).exists() for name in ("mine.txt", "data/mine.png", "runs/mine.png"))
     assert main(["demo", "--out", str(tmp_path / "new"), "--seeds", "0"]) == 2

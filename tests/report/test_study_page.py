@@ -14,7 +14,7 @@ from tests.report.test_pages import Tags
 
 PLAN = {
     "seeds": [0, 1, 2], "methods": {"plain": {}, "gta": {}}, "report": ["test_top1", "drift"],
-    "compare": {"baseline": "plain", "measure": "test_top1"},
+    "compare": {"measure": "test_top1"},  # the tables say what the baseline is
 }  # fmt: skip
 
 
@@ -55,6 +55,8 @@ def test_the_page_has_the_tables_numbers_with_marks_and_opens_the_runs(tmp_path)
     assert "62.0" in text
     assert "+10.0**" in text
     assert "p = 0.004" in text
+    assert "62.0</b> <small>± 2.0</small>" in text
+    assert "− <bdi>plain</bdi>" in text
     assert ("href", "runs/digest0/report.html") in tags.attributes
     assert not [v for n, v in tags.attributes if n == "href" and "digest1" in v]
     opened = {v[1:] for n, v in tags.attributes if n == "href" and v.startswith("#runs-")}

@@ -130,3 +130,69 @@ def test_weights_that_are_not_finite_are_refused_in_every_layout(tmp_path, value
         w["norm.weight" if "norm.weight" in w else "Transformer/encoder_norm/scale"][3] = value
         told = refusal(written(tmp_path / name, w))
         assert "NaN or infinity, norm.weight" in told
+
+
+def test_a_checkpoint_inside_of_itself_ends(tmp_path):
+    content: dict = {}
+    content["model"] = content
+    torch.save(content, tmp_path / "own.pth")
+    assert "wrappers inside of wrappers" in refusal(tmp_path / "own.pth")
+
+
+GOOD = {"img_size": 40, "patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        json.dumps({**GOOD, "checkpoint_path": "/etc/passwd"}),
+        json.dumps({**GOOD, "pretrained": True}),
+        json.dumps({**GOOD, "features_only": True}),
+        json.dumps({**GOOD, "depth": 100_000}),
+        json.dumps({**GOOD, "embed_dim": 1e300}),
+        json.dumps({**GOOD, "patch_size": 0}),
+        json.dumps({**GOOD, "patch_size": [0, 0]}),
+        json.dumps({**GOOD, "patch_size": -8}),
+        json.dumps({**GOOD, "num_heads": 0}),
+        json.dumps({**GOOD, "act_layer": "nothing"}),
+        json.dumps({**GOOD, "norm_layer": 7}),
+        json.dumps({**GOOD, "img_size": "x"}),
+        "[" * 100_000,
+        "7",
+    ],
+)
+def test_metadata_builds_a_vit_or_nothing(tmp_path, args, monkeypatch):
+    import timm
+
+    create = timm.create_model
+
+    def watched(*given, **more):
+        assert not {"checkpoint_path", "features_only"} & more.keys()
+        assert not more.get("pretrained")
+        return create(*given, **more)
+
+    monkeypatch.setattr(timm, "create_model", watched)
+    path = tmp_path / "s.safetensors"
+    save_file(tiny_vit(num_classes=0).state_dict(), path, {"architecture": "vit_tiny_patch16_224", "model_args": args})
+    assert refusal(path)
+
+
+def test_an_unknown_architecture_is_said_and_kept(tmp_path):
+    path = tmp_path / "s.safetensors"
+    save_file(tiny_vit(num_classes=0).state_dict(), path, {"architecture": "vit_of_ours"})
+    with pytest.warns(UserWarning, match=r"'vit_of_ours' that timm lacks: read as .* with 2 heads"):
+        source = gta.load_source(path)
+    assert "vit_of_ours" in source.info.notes[0]
+
+
+def test_a_file_that_may_not_be_read_is_not_absent(tmp_path, monkeypatch):
+    save_file(tiny_vit(num_classes=0).state_dict(), tmp_path / "s.safetensors")
+    opened = Path.open
+
+    def refusing(self, *given, **more):
+        if self.name == "s.safetensors":
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *given, **more)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    assert "s.safetensors cannot be read: Permission denied" in refusal(tmp_path / "s.safetensors")

@@ -20,8 +20,8 @@ from gta.studies.launchers.local import Local
 from gta.studies.plan import make_plan
 from gta.studies.run import run_study
 from gta.studies.study import Study
+from gta.training.finite import Diverged
 from gta.training.options import TrainOptions
-from gta.training.recorder import Diverged
 
 GRID = {"lr": [1e-4, 1e-3], "methods": {"plain": {}, "gta": {}, "soft": {"method": "gta", "weight": 0.1}}}
 # validation prefers 1e-4, test 1e-3: whoever looks at test is found out
@@ -280,6 +280,7 @@ def test_a_run_is_named_by_what_determines_it_and_by_nothing_else():
         name(epochs=3), name(method="bss", settings={"bss": {"eta": 0.5}}), name(method="bss"),
     ]  # fmt: skip
     assert len({same, *others}) == 10
+    assert name(look_source="gta:butterflies") not in {same, *others}
     assert name(method="bss", settings={"bss": {"eta": 0.001}}) == name(method="bss")  # its default, said
 
 

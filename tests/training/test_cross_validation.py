@@ -33,7 +33,7 @@ def test_every_image_is_judged_once_by_a_model_that_had_not_seen_it(finished, fo
     for fold in range(3):
         folder = folded.folder / "folds" / str(fold)
         files = {path.name for path in folder.iterdir()}
-        assert {"config.yaml", "metrics.csv", "predictions.csv", "results.json"} == files
+        assert {"gta.json", "config.yaml", "metrics.csv", "predictions.csv", "results.json"} == files
         its = json.loads((folder / "results.json").read_text())
         assert its["train_images"] + its["val_images"] == 30
         assert its["test_top1"] is None

@@ -146,7 +146,15 @@ def test_runs_that_only_choose_settings_leave_test_alone_and_keeping_attention_c
     trial = train(replace(options, out=str(tmp_path / "trial"), keep_attention=0), test=False)
     assert trial["test_top1"] is None
     files = {path.name for path in (tmp_path / "trial").iterdir()}
-    assert files == {"config.yaml", "results.json", "metrics.csv", "model.safetensors", "last.ckpt", "predictions.csv"}
+    assert files == {
+        "gta.json",
+        "config.yaml",
+        "results.json",
+        "metrics.csv",
+        "model.safetensors",
+        "last.ckpt",
+        "predictions.csv",
+    }
     assert {r["split"] for r in csv.DictReader((tmp_path / "trial" / "predictions.csv").open())} == {"val"}
     one, two = (load_weights(f)[0].state_dict() for f in (folder, tmp_path / "trial"))
     assert all(torch.equal(one[k], two[k]) for k in one)

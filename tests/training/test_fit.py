@@ -18,11 +18,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from gta import GtaError
 from gta.cli import main
 from gta.data.transforms import TestViews
-from gta.training.options import TrainOptions
-from gta.training.run_folder import check_out, open_folder, read_options
+from gta.training.run_folder import read_options
 from gta.training.trainer import resolve_precision
 from tests.conftest import TINY, tiny_vit, write_photos
 
@@ -68,8 +66,8 @@ def test_the_run_folder_is_complete(world):
     _, _, run, results = world
     files = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     assert files == {
-        "config.yaml", "results.json", "metrics.csv", "model.safetensors", "last.ckpt", "maps/attention.png",
-        "predictions.csv", "features.npz", "attention.npz", "images.zip", "report.html", "README.md",
+        "gta.json", "config.yaml", "results.json", "metrics.csv", "model.safetensors", "last.ckpt", "report.html",
+        "maps/attention.png", "predictions.csv", "features.npz", "attention.npz", "images.zip", "README.md",
     }  # fmt: skip
     assert not [k for k in REQUIRED if results.get(k) is None]
     assert not [k for k, v in results.items() if isinstance(v, (dict, list))]
@@ -250,20 +248,6 @@ def test_overwrite_replaces_a_run(world, tmp_path):
     second = train(data, source, tmp_path / "run", "--epochs", "1", "--seed", "3", "--overwrite")
     assert (first["seed"], second["seed"]) == (0, 3)
     assert read_options(tmp_path / "run").seed == 3
-
-
-def test_a_folder_that_fills_up_meanwhile_is_left_alone(tmp_path):
-    """Between the check of --out and its making lie minutes of reading; another run may have begun there."""
-    options = TrainOptions(data="x", out=str(tmp_path / "run"))
-    check_out(tmp_path / "run", resume=False, overwrite=False)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "other.txt").write_text("of another run")
-    with pytest.raises(GtaError, match="cannot be made"):
-        open_folder(tmp_path / "run", options, resume=False, overwrite=False)
-    assert [p.name for p in tmp_path.rglob("*")] == ["run", "other.txt"]
-    (tmp_path / "file").write_text("")
-    with pytest.raises(GtaError, match="cannot be made"):
-        open_folder(tmp_path / "file" / "run", options, resume=False, overwrite=False)
 
 
 def test_a_source_without_rows_is_refused_before_training(world, tmp_path, capsys):

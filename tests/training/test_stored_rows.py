@@ -101,7 +101,7 @@ def test_what_a_killed_process_left_is_not_read_and_is_removed(tmp_path):
     store = filled(tmp_path / "whole", PAIRS)
     (shard,) = (p.parent for p in store.folder.glob("*/pairs.json"))
     torn = RowStore(tmp_path / "torn", {}, SHAPE)
-    left = torn.folder / f".{shard.name}.new-1"
+    left = torn.folder / f".{shard.name}.new"
     shutil.copytree(shard, left)
     with (left / "rows.npy").open("r+b") as file:
         file.truncate(200)
@@ -158,8 +158,26 @@ def test_a_flipped_bit_is_found_on_reading(tmp_path):
     again = RowStore(tmp_path, {}, SHAPE)
     assert not again.missing(PAIRS)
     again.read(PAIRS[0])
-    with pytest.raises(GtaError, match="damaged: delete the folder"):
+    with pytest.raises(GtaError, match=r"not what was written.*Delete the folder"):
         again.read(PAIRS[-1])
+
+
+@pytest.mark.parametrize("name", ["rows.npy", "sums.npy", "pairs.json"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[[1]]", b"[1]", b"\x93NUMPY\x01\x00"])
+def test_damaged_shards_are_named_with_the_way_out(tmp_path, name, content):
+    store = RowStore(tmp_path, {}, SHAPE)
+    with store.filling():
+        store.add(PAIRS, [torch.zeros(len(PAIRS), *SHAPE)])
+    (path,) = store.folder.glob(f"*/{name}")
+    path.write_bytes(content)
+    again = RowStore(tmp_path, {}, SHAPE)
+
+    def use() -> None:
+        assert not again.missing(PAIRS)
+        again.read(PAIRS[0])
+
+    with pytest.raises(GtaError, match=r"Delete the folder"):
+        use()
 
 
 def test_replayed_rows_may_differ_by_rounding_only():
@@ -392,7 +410,7 @@ def test_a_killed_filling_leaves_no_half_store(world, tmp_path):
     arguments = words(world, tmp_path / "run", "--reuse", "--reuse-dir", str(tmp_path / "rows"))
     process = subprocess.Popen([sys.executable, "-c", slow, *arguments], stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
-    while not list((tmp_path / "rows").glob("*/.*.new-*/rows.npy")):
+    while not list((tmp_path / "rows").glob("*/.*.new/rows.npy")):
         assert process.poll() is None
         assert time.time() < deadline
         time.sleep(0.05)
@@ -402,7 +420,7 @@ def test_a_killed_filling_leaves_no_half_store(world, tmp_path):
     assert not (tmp_path / "run").exists()
     assert main(arguments) == 0
     assert len(list((tmp_path / "rows").glob("*/[!.]*/pairs.json"))) == 1
-    assert not list((tmp_path / "rows").glob("*/.*.new-*"))
+    assert not list((tmp_path / "rows").glob("*/.*.new"))
 
 
 @pytest.mark.parametrize(

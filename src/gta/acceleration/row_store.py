@@ -28,7 +28,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from gta.errors import GtaError
-from gta.files import atomic_folder
+from gta.files import atomic_folder, reading
 
 Pair = tuple[str, int]  # SHA-256 of an image's file, number of the view
 LARGEST = float(np.finfo(np.float16).max)
@@ -70,13 +70,14 @@ class RowStore:
             GtaError: what the file holds is not what was written.
         """
         shard, at = self._place[pair]
-        if shard not in self._open:
-            self._open[shard] = (np.load(shard / "rows.npy", mmap_mode="r"), np.load(shard / "sums.npy"))
-        rows, sums = self._open[shard]
-        found = np.array(rows[at])
-        if zlib.crc32(found.data) != sums[at]:
-            raise GtaError(f"{shard / 'rows.npy'} is damaged: delete the folder {shard}, and it will be made anew.")
-        return torch.from_numpy(found)
+        with reading(shard / "rows.npy", "stored rows", _again(shard)):
+            if shard not in self._open:
+                self._open[shard] = (np.load(shard / "rows.npy", mmap_mode="r"), np.load(shard / "sums.npy"))
+            rows, sums = self._open[shard]
+            found = np.array(rows[at])
+            if found.shape != self.shape or found.dtype != np.float16 or zlib.crc32(found.data) != sums[at]:
+                raise ValueError("it is not what was written")
+            return torch.from_numpy(found)
 
     def check_room(self, pairs: int) -> None:
         """Raise GtaError where the disk cannot hold the rows of so many more pairs, or the folder cannot be made."""
@@ -97,8 +98,9 @@ class RowStore:
         """One process at a time; what processes that died have left half done is removed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "lock"):  # let go when the process ends, however it ends
-            for unfinished in self.folder.glob(".*.new-*"):
+            for unfinished in self.folder.glob(".*.new"):
                 shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.with_suffix(".lock").unlink(missing_ok=True)
             (self.folder / "key.json").write_text(json.dumps(self._key, indent=2, sort_keys=True), encoding="utf-8")
             yield
 
@@ -148,8 +150,13 @@ class RowStore:
         for path in self.folder.glob("[!.]*/pairs.json"):
             if path.parent not in self._listed:
                 self._listed.add(path.parent)
-                for at, (sha, view) in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-                    self._place.setdefault((sha, view), (path.parent, at))
+                with reading(path, "a list of stored rows", _again(path.parent)):
+                    for at, (sha, view) in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+                        self._place.setdefault((sha, view), (path.parent, at))
+
+
+def _again(shard: Path) -> str:
+    return f"Delete the folder {shard}, and it is made anew."
 
 
 def check_replay(stored: Tensor, fresh: Sequence[Tensor]) -> None:

@@ -17,7 +17,7 @@ from gta.attention.maps import last_attention, patch_grid
 from gta.attention.metrics import mean_map
 from gta.data.sample import Sample, evenly_spread
 from gta.data.transforms import TestViews
-from gta.files import atomic_write
+from gta.files import atomic_write, printable
 from gta.sources.info import SourceInfo, source_info
 
 PICTURES = 12
@@ -145,8 +145,12 @@ def _draw_panel(axis: Any, panel: _Panel, upsampling: str) -> None:
         axis.imshow(colours)
     if not panel.mask.isnan().any() and panel.mask.any():
         axis.contour(panel.mask.numpy(), levels=[0.5], colors="#4fd1ff", linewidths=1.0)
-    axis.text(0, 1.13, panel.title, transform=axis.transAxes, fontsize=9, fontweight="bold", parse_math=False)
-    axis.text(0, 1.03, panel.line, transform=axis.transAxes, fontsize=8, color=panel.colour, parse_math=False)
+    axis.text(
+        0, 1.13, printable(panel.title), transform=axis.transAxes, fontsize=9, fontweight="bold", parse_math=False
+    )
+    axis.text(
+        0, 1.03, printable(panel.line), transform=axis.transAxes, fontsize=8, color=panel.colour, parse_math=False
+    )
     axis.axis("off")
 
 

@@ -24,7 +24,8 @@ from gta.sources.info import source_info
 from gta.training.module import FineTuning
 from gta.training.optimiser import parameter_groups
 from gta.training.options import TrainOptions
-from gta.training.recorder import Recorder
+from gta.training.recorder import Checkpoints, Recorder
+from gta.training.run_folder import RunFolder
 from gta.training.trainer import make_trainer
 
 STEPS = 4  # of an epoch
@@ -50,8 +51,9 @@ def around_the_step(setting: Setting, rounds: int) -> dict[str, Any]:
         normalise = partial(normalised, mean=info.mean, std=info.std)
         method = ComposedMethod(setting.target, setting.source, [Plain()], attention=setting.attention)
         module = FineTuning(method, options, STEPS * options.epochs, lambda: (), normalise)
-        ours, theirs = Recorder(Path(name), ""), _ByHand(setting, options, batches, normalise)
-        make_trainer(options, [ours, theirs], changing=False).fit(module, batches)
+        run = RunFolder(Path(name), resume=False, overwrite=False)
+        ours, theirs = Recorder(run), _ByHand(setting, options, batches, normalise)
+        make_trainer(options, [ours, theirs], Checkpoints(run), changing=False).fit(module, batches)
         method.to(setting.device)  # Lightning leaves both models on the CPU
     epochs = {"gta train": ours.epochs[1:], "by hand": theirs.epochs[1:]}
     seconds = {name: [e["seconds"] / STEPS for e in those] for name, those in epochs.items()}

@@ -8,20 +8,27 @@ is a switch. The docstring's `Args` are the help. (jsonargparse's `auto_cli` wou
 from __future__ import annotations
 
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from inspect import BoundArguments, Parameter, signature
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser, Namespace
 
 from gta import __version__
+from gta.cli.boundary import in_own_words, open_streams, outside_cause
 from gta.errors import GtaError
 from gta.registry import Registry
 
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+_WRONG = re.compile(r'key "([\w.]+)":(.*?)(?:Got value|Given value type: .*?Given value): (.*)', re.DOTALL)
 INTERRUPTED = 130  # the shell's exit status after Ctrl-C
+OWN_FAULT = 70  # sysexits.h calls it EX_SOFTWARE
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,18 @@ class OptionParser(ArgumentParser):
         dashed = tuple(n.replace("_", "-") for n in names if n.startswith("--") and "_" in n)
         return super().add_argument(*dashed, *names, **kwargs)
 
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Without the list of all options, behind which the message would hide."""
+        name = " ".join(word for word in self.prog.split() if word != "[options]")
+        if wrong := _WRONG.search(message):
+            classes = [_KINDS.get(kind, kind) for kind in re.findall(r"<class '(\w+)'>", wrong[2])]
+            words = re.findall(r"'(\w+)'", "".join(re.findall(r"Literal\[(.*?)\]", wrong[2])))
+            wanted = " or ".join(dict.fromkeys(kind for kind in (*classes, *words) if kind != "NoneType"))
+            message = f"--{wrong[1].replace('_', '-')} {wrong[3]} cannot be used: write {wanted}."
+        elif missing := re.fullmatch(r"the following arguments are required: (.*)", message):
+            message = re.sub(r"[\w.]+[.]", "", missing[1]) + " must be given."
+        self.exit(2, f"{name}: {message}\n{name} --help lists what it takes.\n")
+
     def show_choices(self, option: str, names: Iterable[str]) -> None:
         """Let the help list the names that an option takes, where its type does not."""
         self._option_string_actions[f"--{option}"].metavar = "{" + ",".join(names) + "}"
@@ -141,20 +160,39 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, 1 where a command did a part, 2 for bad input, 130 after Ctrl-C."""
+    """Entry point; returns the exit status.
+
+    0; 1 where a command did a part; 2 for bad input and whatever else fails outside of this package; 70 for a fault of
+    its own; 130 after Ctrl-C.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    command, given = parse(words)
+    name, how_to_go_on = f"gta {words[0]}" if words else "gta", lambda: ""
+    open_streams()
     try:
+        command, given = parse(words)
+        how_to_go_on = partial(command.interrupted, given)
         call = command.bind(given)
-        return command.run(*call.args, **call.kwargs) or 0
-    except GtaError as error:
-        print(f"gta {words[0]}: {error}", file=sys.stderr)
-        return 2
+        status = command.run(*call.args, **call.kwargs) or 0
+        sys.stdout.flush()  # so that a full disk is told here
+        return status
+    except KeyboardInterrupt:
+        _say(f"\n{name}: stopped.", how_to_go_on())
+        return INTERRUPTED
     except BrokenPipeError:  # nobody reads on, as in gta methods | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print(f"\ngta {words[0]}: stopped.", file=sys.stderr)
-        if hint := command.interrupted(given):
-            print(hint, file=sys.stderr)
-        return INTERRUPTED
+    except GtaError as error:
+        _say(f"{name}: {in_own_words(error)}")
+        return 2
+    except Exception as error:
+        if (cause := outside_cause(error)) is None:
+            traceback.print_exc()
+            _say(f"{name}: this is a fault of gta-vit {__version__} itself: please report it with the lines above.")
+            return OWN_FAULT
+        _say(f"{name}: {cause}", how_to_go_on())
+        return 2
     return 0
+
+
+def _say(*lines: str) -> None:
+    for line in filter(None, lines):
+        print(line, file=sys.stderr)

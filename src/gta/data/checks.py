@@ -8,10 +8,11 @@ from typing import Any
 
 from gta.data.datasets import list_data
 from gta.data.duplicates import Pair, look_alikes, same_files
-from gta.data.reading import read_files, without_unusable_masks
+from gta.data.reading import check, read_files, without_unusable_masks
 from gta.data.sample import evenly_spread
 from gta.data.sheet import draw_sheet
 from gta.data.subsets import digest
+from gta.errors import GtaError
 
 SHOWN = 24  # sample pictures
 
@@ -25,12 +26,16 @@ class Checked:
         unreadable: files that cannot be used, with the reason.
         same: test images with the bytes of a training (or validation) image, as pairs (that one, test image).
         alike: further test images that look like one, with the nearest.
+        notes: what is passed over, in sentences.
+        refusal: why gta train would refuse the set; None where it takes it.
     """
 
     summary: dict[str, Any]
     unreadable: dict[str, str]
     same: list[Pair]
     alike: list[Pair]
+    notes: tuple[str, ...] = ()
+    refusal: str | None = None
 
 
 def check_data(spec: str, pictures: Path | None = None, download: bool = False) -> Checked:
@@ -47,6 +52,13 @@ def check_data(spec: str, pictures: Path | None = None, download: bool = False) 
     listing = list_data(spec, download)
     splits, bad = read_files(listing.splits)
     splits, bad_masks = without_unusable_masks(splits)
+    refusal = None
+    try:
+        check(listing, splits, bad | bad_masks)
+    except GtaError as error:
+        refusal = str(error)
+    if not splits.get("train"):
+        raise GtaError(str(refusal))
     every = [s for samples in splits.values() for s in samples]
     before, test = [*splits["train"], *splits.get("val", ())], splits.get("test", ())
     same = same_files(before, test)
@@ -72,4 +84,4 @@ def check_data(spec: str, pictures: Path | None = None, download: bool = False) 
         **{f"{split}_digest": digest(samples) for split, samples in splits.items()},
     }
     unreadable = {str(path): reason for path, reason in sorted((bad | bad_masks).items())}
-    return Checked(summary, unreadable, same, alike)
+    return Checked(summary, unreadable, same, alike, listing.notes, refusal)

@@ -1,7 +1,7 @@
 """Open any image file as 8-bit RGB, or say why it cannot be opened; keep decoded ones in memory."""
 
-import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch.utils.data
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from gta.errors import GtaError
+from gta.files import file_digest
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -21,6 +22,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in shares o
 
 _KINDS = ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .webp .tif .tiff .heic .heif .avif .jp2 .tga .ppm .pgm .pbm .pnm"
 SUFFIXES = frozenset(_KINDS.split())
+MAX_PIXELS = 120_000_000  # of one image; decoding takes up to ten bytes for each
 
 
 def is_image_name(path: Path) -> bool:
@@ -47,7 +49,7 @@ def as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def open_mask(path: str | Path, kind: str = "any") -> Image.Image:
@@ -89,9 +91,26 @@ def open_objects(path: str | Path, kind: str = "any") -> Image.Image:
 
 
 def _open_upright(path: str | Path) -> Image.Image:
-    with Image.open(path) as file:
+    with _opened(path) as file:
         file.load()
         return ImageOps.exif_transpose(file)
+
+
+class _Unsuitable(ValueError):
+    """A file that is not even tried."""
+
+
+def _opened(path: str | Path) -> Image.Image:
+    """Its header read and its size checked, nothing decoded."""
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+        raise _Unsuitable("no regular file")
+    image = Image.open(path)
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise _Unsuitable(
+            f"{image.width}×{image.height} px are more than {MAX_PIXELS // 1_000_000} megapixels: make it smaller"
+        )
+    return image
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -137,10 +156,14 @@ def readable(images: Sequence[str]) -> list[Path]:
 
 def _inspect(path: Path) -> tuple[str, tuple[int, int]] | str:
     try:
-        content = path.read_bytes()
-        if not content:
-            return "empty file"
-        return hashlib.sha256(content).hexdigest(), open_rgb(path).size
+        with _opened(path) as file:
+            if file.format != "JPEG":
+                return file_digest(path), open_rgb(path).size
+            width, height = file.size
+            file.draft(file.mode, (1, 1))  # all of the file is read, and an eighth of the pixels computed
+            lying = file.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+            ImageOps.exif_transpose(file)
+        return file_digest(path), (height, width) if lying else (width, height)
     except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
         return why_unreadable(path, error)
 
@@ -149,7 +172,9 @@ def why_unreadable(path: Path, error: Exception) -> str:
     """What reading an image file raised, as a short reason."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    if isinstance(error, Image.DecompressionBombError):
+    if path.is_file() and path.stat().st_size == 0:
+        return "empty file"
+    if isinstance(error, (Image.DecompressionBombError, _Unsuitable)):
         return str(error)
     return f"{type(error).__name__}: {error}".replace(str(path), path.name)[:160]
 

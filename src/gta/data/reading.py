@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gta.data.datasets import list_data, title
+from gta.data.duplicates import same_files
 from gta.data.folds import folds_of
 from gta.data.images import inspect_all
 from gta.data.manifest import listed, manifest_text
@@ -27,6 +28,7 @@ class Photos:
         train, val, test: samples; val is held out of train where the set has none, test may be empty.
         digests: per split, SHA-256 over the lines "path sha256-of-the-file" of its samples.
         skipped: unreadable images and unusable masks that were left out, with the reason.
+        notes: what is passed over, and test images that are training images as well, in sentences.
         val_held_out: val was held out of train, so that it shares whatever misleads there.
     """
 
@@ -36,6 +38,7 @@ class Photos:
     test: tuple[Sample, ...]
     digests: dict[str, str]
     skipped: dict[str, str]
+    notes: tuple[str, ...] = ()
     val_held_out: bool = False
 
     def split(self, name: str) -> tuple[Sample, ...]:
@@ -87,8 +90,7 @@ def read_photos(
         raise GtaError(f"--subset-list chooses the training images already: leave --fraction {fraction} out.")
     listing = list_data(spec, download)
     splits, bad = read_files(listing.splits)
-    _refuse(bad, "of {} images", listing, skip_unreadable)
-    _check_classes(listing, splits)
+    check(listing, splits, bad, skip_unreadable)
     train = splits["train"]
     chosen = None if subset_list is None else listed(Path(subset_list), listing.classes, train)
     names = [[s.name for s in train if s.label == label] for label in range(len(listing.classes))]
@@ -107,11 +109,14 @@ def read_photos(
         splits |= _folded((*splits["train"], *splits["val"]), listing.classes, folds, fold, seed)
     splits, bad_masks = without_unusable_masks(splits)
     _refuse(bad_masks, "masks", listing, skip_unreadable)
+    same = same_files([*splits["train"], *splits["val"]], splits["test"])
+    copies = [f"{len(same)} test images are training or validation images too, such as {t.name!r}" for _, t in same[:1]]
     return Photos(
         classes=listing.classes,
         **splits,
         digests={split: digest(samples) for split, samples in splits.items()},
         skipped={_inside(listing.root, path): reason for path, reason in sorted((bad | bad_masks).items())},
+        notes=(*(f"passed over: {note}" for note in listing.notes), *copies),
         val_held_out="val" not in listing.splits or folds > 0,
     )
 
@@ -177,6 +182,22 @@ def without_unusable_masks(splits: Splits) -> tuple[Splits, dict[Path, str]]:
     return usable, wrong
 
 
+def check(listing: Listing, splits: Splits, bad: Mapping[Path, str], skip_unreadable: bool = False) -> None:
+    """Refuse what cannot be trained on; gta train and gta data check ask here.
+
+    Args:
+        listing: the images.
+        splits: those that were read.
+        bad: the others, with the reason.
+        skip_unreadable: leave these out.
+
+    Raises:
+        GtaError: files that are not to be left out, fewer than two classes, or a class that is missing in a split.
+    """
+    _refuse(bad, "of {} images", listing, skip_unreadable)
+    _check_classes(listing, splits)
+
+
 def _refuse(problems: Mapping[Path, str], what: str, listing: Listing, skip: bool) -> None:
     if problems and not skip:
         reasons = "\n".join(f"  {_inside(listing.root, path)}: {reason}" for path, reason in sorted(problems.items()))
@@ -187,7 +208,7 @@ def _refuse(problems: Mapping[Path, str], what: str, listing: Listing, skip: boo
         )
 
 
-def _check_classes(listing: Listing, splits: dict[str, tuple[Sample, ...]]) -> None:
+def _check_classes(listing: Listing, splits: Splits) -> None:
     has = {split: {listing.classes[s.label] for s in samples} for split, samples in splits.items()}
     if not has.get("train"):
         example = listing.root / "train" / "CLASS" / "photo.jpg"

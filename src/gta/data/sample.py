@@ -37,12 +37,14 @@ class Listing:
         classes: class names in label order.
         splits: samples of train and test, and of val where the set has one.
         title: what messages call it, such as "cub:DIR".
+        notes: what lies there and is passed over, in sentences.
     """
 
     root: Path
     classes: tuple[str, ...]
     splits: Mapping[str, Sequence[Sample]]
     title: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def evenly_spread(items: Sequence[T], count: int) -> list[T]:

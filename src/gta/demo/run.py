@@ -4,7 +4,6 @@ Every seed is a world of its own (species, grounds, images) and seeds the traini
 The settings below were chosen on validation, on other seeds than the demo's: docs/demo.md has the grid.
 """
 
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,15 +11,17 @@ from typing import Any
 
 from gta.attention.plots import draw_maps
 from gta.data.reading import Photos, read_photos
+from gta.data.sample import SPLITS
 from gta.errors import GtaError
-from gta.files import atomic_write, write_json
+from gta.files import atomic_write, locked, write_json
+from gta.folders import MARKER, Kind, check_replaceable, mark, read_marker, remove
 from gta.report.demo import write_report
 from gta.sources.info import source_info
 from gta.sources.loading import load_source
 from gta.studies.statistics import paired
 from gta.training.fit import train
 from gta.training.options import TrainOptions
-from gta.training.run_folder import load_weights
+from gta.training.run_folder import RUN, load_weights
 from gta.worlds.folder import write_world
 from gta.worlds.options import WorldOptions
 
@@ -36,6 +37,15 @@ COMMON = TrainOptions(
     val_every=1000,
     keep_attention=12,
 )
+_WORLD_FILES = [f"{split}/species-[0-9][0-9]/[0-9][0-9][0-9].png" for split in SPLITS]
+DEMO = Kind(
+    "demo",
+    (
+        "demo.json", "report.html", "examples.png", "attention.png", "data", "runs",
+        *(f"data/seed*/{above}{path}" for above in ("", "masks/") for path in _WORLD_FILES),
+        *(f"runs/*-seed*/{path}" for path in (MARKER, *RUN.files)),
+    ),
+)  # fmt: skip
 CHOSEN: dict[str, dict[str, Any]] = {
     "plain": {"method": "plain", "lr": 1e-4, "epochs": 15},
     "gta": {"method": "gta", "weight": 10.0, "lr": 3e-4, "epochs": 30},
@@ -62,7 +72,12 @@ def run_demo(
     folder = Path(out)
     if seeds < 1:
         raise GtaError(f"--seeds {seeds} cannot be used: write a number at least 1.")
-    _open_folder(folder, overwrite)
+    with locked(folder):
+        _open_folder(folder, overwrite)
+        return _run(folder, seeds, log)
+
+
+def _run(folder: Path, seeds: int, log: Callable[[str], None]) -> dict[str, Any]:
     runs: dict[str, list[dict[str, Any]]] = {"source": [], **{name: [] for name in CHOSEN}}
     for seed in range(seeds):
         data = folder / "data" / f"seed{seed}"
@@ -90,12 +105,16 @@ def run_demo(
 
 
 def _open_folder(folder: Path, overwrite: bool) -> None:
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if folder.is_file() or (there and not there & {"data", "runs"}):
-        raise GtaError(f"--out {folder} holds something that is not a demo: give a new folder.")
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_file():
+        raise GtaError(f"--out {folder} is a file: give a folder.")
+    if folder.is_dir() and any(folder.iterdir()):
+        if overwrite:
+            check_replaceable(folder, DEMO)
+            remove(folder, DEMO)
+        elif read_marker(folder, DEMO) is None:
+            raise GtaError(f"--out {folder} holds something that is not a demo: give a new folder.")
     folder.mkdir(parents=True, exist_ok=True)
+    mark(folder, DEMO)
 
 
 def draw_pictures(folder: Path) -> None:

@@ -13,11 +13,10 @@ from gta.data.images import on_all_cores, open_rgb
 from gta.data.sample import Sample, evenly_spread
 from gta.errors import GtaError
 from gta.export.form import FORMS, Exported, Form, Pixels, Runner, Said, calibrated, described, run_torch
-from gta.files import atomic_folder
+from gta.folders import new_folder
 from gta.training.measure_run import run_samples
 from gta.training.model_card import model_card, source_licence
-from gta.training.results import read_results
-from gta.training.run_folder import read_options
+from gta.training.run_folder import EXPORT, read_options, read_results
 from gta.training.trained import Trained
 
 CHECKED = 16  # images
@@ -63,8 +62,6 @@ def export_run(
         able = ", ".join(name for name in FORMS if FORMS[name].smaller is not None)
         raise GtaError(f"--int8 is for --to {able}, got --to {to}: leave it out.")
     out = folder / "export" / to if out is None else out
-    if out.exists() and not (out.is_dir() and (overwrite or not any(out.iterdir()))):
-        raise GtaError(f"--out {out} is there already: give another folder, or add --overwrite.")
     trained = Trained.load(folder)
     if trained.closer is not None and not whole_images:
         raise GtaError(
@@ -82,7 +79,7 @@ def export_run(
     card = model_card(options, results, "library", top1)
     exported = Exported(model, trained, described(trained), card, licence)
     try:
-        with atomic_folder(out, replace=overwrite) as new:
+        with new_folder(out, EXPORT, replace=overwrite) as new:
             rows = _written(form, to, exported, new, samples, split, shown if int8 or whole_images else None, int8)
     except OSError as error:
         raise GtaError(f"--out {out} cannot be written: {error.strerror or error}.") from error

@@ -54,6 +54,9 @@ class LoRA(Method):
         if not chosen:
             inside = {n.rpartition(".")[2] for n, m in target.blocks.named_modules() if isinstance(m, nn.Linear)}  # type: ignore[union-attr,operator]
             raise GtaError(f"--lora.modules {self.modules} names no linear layer: use {', '.join(sorted(inside))}.")
+        smallest = min(min(target.get_submodule(name).weight.shape) for name in chosen)  # type: ignore[arg-type,union-attr]
+        if self.rank > smallest:
+            raise GtaError(f"--lora.rank {self.rank} is more than these layers have, {smallest}: write a smaller one.")
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=chosen)  # type: ignore[arg-type]
         inject_adapter_in_model(config, target)
         for parameter in classifier_of(target):  # PEFT freezes all but its own

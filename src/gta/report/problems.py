@@ -15,7 +15,7 @@ FOLDS = 5
 PENALTY = 1e-5
 DOUBT, SURE = 0.02, 0.6  # a label at most so probable and another class at least so, beside no neighbour of the label
 NEIGHBOURS = 5
-MOST = 2e9  # images · classes · width up to which labels are checked: about half a minute
+MOST = 1e9  # images · classes · width up to which labels are checked: about half a minute
 _CHUNK = 512
 
 

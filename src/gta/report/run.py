@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gta.errors import GtaError
+from gta.files import reading
+from gta.folders import check_sealed
 from gta.tables import read_csv
 
 Array = NDArray[Any]
@@ -61,18 +63,20 @@ class RunFiles:
             begun = " Its training is not finished: go on with gta train --out FOLDER --resume."
             hint = begun if (folder / "config.yaml").is_file() else ""
             raise GtaError(f"{folder} is not a complete run: it has no results.json.{hint}")
-        self.results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        config = folder / "config.yaml"
-        written = config.read_text(encoding="utf-8") if config.is_file() else "{}"
-        self.options: dict[str, Any] = yaml.safe_load(written)
-        if not (isinstance(self.results, dict) and isinstance(self.options, dict)):
-            raise ValueError("results.json and config.yaml must hold names with values")
-        self.metrics = read_csv(folder / "metrics.csv")
-        self._rows = read_csv(folder / "predictions.csv")
-        self.features = _arrays(folder / "features.npz")
-        self.attention = _arrays(folder / "attention.npz")
-        kept = sorted((folder / "attention").glob("*.npz"))
-        self.epochs: list[Array] = [_arrays(path)["target"] for path in kept]
+        with reading(folder, "a run"):
+            check_sealed(folder, "Delete it and results.json, and gta train --out FOLDER --resume writes both again.")
+            self.results: dict[str, Any] = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+            config = folder / "config.yaml"
+            written = config.read_text(encoding="utf-8") if config.is_file() else "{}"
+            self.options: dict[str, Any] = yaml.safe_load(written)
+            if not (isinstance(self.results, dict) and isinstance(self.options, dict)):
+                raise ValueError("results.json and config.yaml must hold names with values")
+            self.metrics = read_csv(folder / "metrics.csv")
+            self._rows = read_csv(folder / "predictions.csv")
+            self.features = _arrays(folder / "features.npz")
+            self.attention = _arrays(folder / "attention.npz")
+            kept = sorted((folder / "attention").glob("*.npz"))
+            self.epochs: list[Array] = [_arrays(path)["target"] for path in kept]
 
     @cached_property
     def classes(self) -> list[str]:

@@ -67,7 +67,7 @@ def content(folder: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
         "title": folder.resolve().name,
         "plan": plan,
         "measure": measure,
-        "baseline": compare.get("baseline"),
+        "baseline": next((row["baseline"] for row in rows if row.get("baseline")), None),
         "reported": [name for name in plan.get("report", ()) if any(row.get(name) for row in rows)],
         "groups": [group._replace(title=title) for group, title in zip(groups, titles, strict=True)],
         "charts": list(_charts(rows, done, measure)),

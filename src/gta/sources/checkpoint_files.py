@@ -4,6 +4,7 @@ timm's and Lightning's readers know neither the wrappers of self-supervised trai
 """
 
 import argparse
+import hashlib
 import json
 import pathlib
 import re
@@ -17,12 +18,42 @@ import torch
 from torch import Tensor
 
 from gta.errors import GtaError
+from gta.files import atomic_write, reading
 
 _WRAPPERS = ("teacher", "student", "model_ema", "state_dict_ema", "model", "state_dict")  # the first that is there wins
 _PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _MAX_GROWTH = 10  # times that an archive of weights may grow when unpacked; weights hardly compress at all
 _SLACK = 1 << 20
+_DEEPEST = 10  # wrappers inside of each other
+CHECKSUM = "sha256"  # in a .safetensors file's metadata: of its tensors, as gta train writes them
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, as 64 hex digits."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """A .safetensors file with a checksum; equal tensors and metadata give an equal file, byte for byte.
+
+    (safetensors' own writer shuffles the metadata.)
+    """
+    from safetensors.torch import save
+
+    plain = save(dict(tensors))
+    size = 8 + int.from_bytes(plain[:8], "little")
+    about = {**metadata, CHECKSUM: checksum(tensors)}
+    header = {"__metadata__": dict(sorted(about.items())), **json.loads(plain[8:size])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic_write(path) as new, new.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(memoryview(plain)[size:])
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -47,6 +78,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"there is no file {str(path)!r}. A source must be a .safetensors, .pth, .pt, .ckpt or .npz file, a folder "
             "of timm's, or timm:NAME for weights from timm's hub, such as timm:vit_small_patch14_dinov2.lvd142m."
         )
+    with reading(path, "a checkpoint"), path.open("rb") as file:  # safetensors calls whatever it may not read absent
+        file.read(1)
     if path.suffix not in (".safetensors", ".npz", *_PICKLES):
         raise GtaError(
             f"source {str(path)!r} must end in .safetensors, .npz, {', '.join(_PICKLES)}; got {path.suffix!r}."
@@ -72,7 +105,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        if CHECKSUM in metadata and metadata[CHECKSUM] != checksum(tensors):
+            raise ValueError("its tensors are not those that were saved")
+        return tensors, metadata
     if zipfile.is_zipfile(path):  # refuse a bomb by what its directory says, before anything is unpacked
         with zipfile.ZipFile(path) as archive:
             _check_growth(path, sum(entry.file_size for entry in archive.infolist()), "it is compressed")
@@ -130,11 +166,15 @@ def _tensor(array: Any) -> Tensor | None:
 
 
 def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(content, Mapping):
+    for _ in range(_DEEPEST):
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[w] for w in _WRAPPERS if isinstance(content.get(w), Mapping)), None)
         if inner is None:
             return {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}
         content = inner
+    else:
+        raise GtaError(f"{path} has wrappers inside of wrappers, more than {_DEEPEST} deep: it is damaged or hostile.")
     raise GtaError(f"{path} must hold a state dict of named tensors, got a {type(content).__name__}.")
 
 
@@ -149,7 +189,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _folder_metadata(config: Path) -> dict[str, str]:
     """What timm's config.json says, as the metadata that a .safetensors file of `gta train` has."""
-    try:
+    with reading(config, "timm's description of a model"):
         said = json.loads(config.read_text(encoding="utf-8"))
         if said.get("architecture") is None:
             return {}
@@ -157,8 +197,6 @@ def _folder_metadata(config: Path) -> dict[str, str]:
         known = {k: ",".join(str(float(x)) for x in channels[k]) for k in ("mean", "std") if k in channels}
         args = json.dumps(dict(said.get("model_args") or {}))
         return {"architecture": str(said["architecture"]), "model_args": args, **known}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise GtaError(f"{config} cannot be read as timm's description of a model: {error}") from error
 
 
 def _reason(error: Exception) -> str:

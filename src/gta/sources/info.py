@@ -23,6 +23,7 @@ class SourceInfo:
         mean, std: normalisation of the RGB channels in [0, 1].
         matched, missing, unexpected: keys of the model (its classifier left out) that the file filled, that
             it did not fill (absent, or of another shape), and keys of the file that the model has no use for.
+        notes: what was assumed or not known, in sentences.
         layout: the family of checkpoints that the file was recognised as; "timm" or "transformers" for weights from
             those libraries' hubs and folders.
     """
@@ -36,6 +37,7 @@ class SourceInfo:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     layout: str = "timm"
+    notes: tuple[str, ...] = ()
 
     @property
     def coverage(self) -> float:

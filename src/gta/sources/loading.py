@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from gta.errors import GtaError
 from gta.sources import transformers as huggingface
 from gta.sources.checkpoint_files import read_checkpoint
 from gta.sources.info import IMAGENET_MEAN, IMAGENET_STD, SourceInfo, source_info
-from gta.sources.layout import Tensors
+from gta.sources.layout import MAX_DEPTH, Tensors
 from gta.sources.recognition import recognise, some
 from gta.sources.shapes import infer_architecture
 
@@ -87,10 +88,14 @@ def build(architecture: str, model_args: Mapping[str, Any]) -> Any:
     from timm.models.eva import Eva  # DINOv3's, with rotary positions
     from timm.models.vision_transformer import VisionTransformer
 
+    _check_args(model_args)
     try:
+        if model_args.get("patch_size") == 0:
+            raise ValueError("patches of 0 px")
         model = timm.create_model(architecture, pretrained=False, **model_args)
-    except (RuntimeError, TypeError, AssertionError, ValueError) as error:
-        raise GtaError(f"timm cannot build {architecture!r} with {dict(model_args)}: {error}") from error
+    except Exception as error:  # arguments from a file make timm and torch raise errors of many kinds
+        said = f"{type(error).__name__}: {str(error)[:300]}"
+        raise GtaError(f"timm cannot build {architecture!r} with {some_args(model_args)} ({said}).") from error
     if not isinstance(model, (VisionTransformer, Eva)):
         raise GtaError(f"{architecture} must be a plain Vision Transformer of timm, got a {type(model).__name__}.")
     size, patch = model_args.get("img_size"), max(model.patch_embed.patch_size)
@@ -142,8 +147,9 @@ def _from_file(spec: str, image_size: int | None, heads: int | None) -> nn.Modul
             raise GtaError(f"{len(bad)} tensors hold NaN or infinity, {bad[0]} among them; the file is damaged.")
         mean = _channels(metadata, "mean", found.mean or IMAGENET_MEAN)
         std = _channels(metadata, "std", found.std or IMAGENET_STD)
-        architecture = metadata.get("architecture", "")
-        if architecture and timm.is_model(architecture):
+        named, notes = metadata.get("architecture", ""), []
+        architecture = named
+        if named and timm.is_model(named):
             args = _model_args(metadata)
         elif "img_size" in found.args:  # the layout says it all
             architecture, args = str(found.architecture), dict(found.args)
@@ -151,16 +157,28 @@ def _from_file(spec: str, image_size: int | None, heads: int | None) -> nn.Modul
             architecture, args = infer_architecture(found.tensors, heads)
             architecture, args = found.architecture or architecture, args | dict(found.args)
             if found.guess:
-                warnings.warn(f"{spec}: {found.guess}.", stacklevel=3)
+                notes.append(f"{spec}: {found.guess}.")
+            if named:
+                told = "" if heads else f" with {args['num_heads']} heads, which --heads N (heads=N) would set"
+                notes.append(
+                    f"{spec} names an architecture {named[:60]!r} that timm lacks: read as {architecture}{told}."
+                )
     except GtaError as error:
         raise GtaError(f"{path}: {error}") from error.__cause__
+    for note in notes:
+        warnings.warn(note, stacklevel=3)
     if heads is not None:
         args["num_heads"] = heads
     if image_size is None and "img_size" not in args:
         image_size = build(architecture, {**args, "num_classes": 0}).patch_embed.img_size[0]
     args["img_size"] = image_size or args["img_size"]
     model = build(architecture, {**args, "num_classes": 0})
-    return _fill(model, found.tensors, others, SourceInfo(spec, architecture, args, mean, std, layout=layout.name))
+    return _fill(
+        model,
+        found.tensors,
+        others,
+        SourceInfo(spec, architecture, args, mean, std, layout=layout.name, notes=tuple(notes)),
+    )
 
 
 def _fill(model: Any, tensors: Tensors, others: Tensors, info: SourceInfo) -> nn.Module:
@@ -173,7 +191,7 @@ def _fill(model: Any, tensors: Tensors, others: Tensors, info: SourceInfo) -> nn
             converted = eva.checkpoint_filter_fn(tensors, model)
         else:
             converted = vision_transformer.checkpoint_filter_fn(tensors, model, adapt_layer_scale=True)
-    except (RuntimeError, AssertionError, ValueError, IndexError, AttributeError) as error:
+    except Exception as error:  # shapes that nobody expected
         raise GtaError(
             f"{info.spec}: its position or patch embedding does not fit {info.architecture}: {error}"
         ) from error
@@ -193,11 +211,12 @@ def _fill(model: Any, tensors: Tensors, others: Tensors, info: SourceInfo) -> nn
             f"Missing: {some(missing)}. Not used: {some(info.unexpected)}."
         )
     if info.missing:
-        warnings.warn(
+        note = (
             f"{info.spec} lacks {len(info.missing)} of {len(wanted)} keys of {info.architecture}; they keep random "
-            f"values: {some(info.missing)}.",
-            stacklevel=4,
+            f"values: {some(info.missing)}."
         )
+        model.info = replace(info, notes=(*info.notes, note))
+        warnings.warn(note, stacklevel=4)
     model.load_state_dict(fitting, strict=False)
     return model
 
@@ -206,11 +225,34 @@ def _model_args(metadata: Mapping[str, str]) -> dict[str, Any]:
     text = metadata.get("model_args", "{}")
     try:
         args = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         args = None
     if not isinstance(args, dict):
         raise GtaError(f"its metadata's model_args must be a JSON object, got {text[:80]!r}.")
     return {k: v for k, v in args.items() if k != "num_classes"}
+
+
+def _check_args(args: Mapping[str, Any]) -> None:
+    """Raise GtaError unless a model's arguments say what its ViT is like and nothing else, such as a path to open."""
+    from timm.models.eva import Eva
+    from timm.models.vision_transformer import VisionTransformer
+
+    known = {name for kind in (VisionTransformer, Eva) for name in signature(kind.__init__).parameters} - {"self"}
+    for key, value in args.items():
+        if key not in known:
+            raise GtaError(f"model_args have {key[:60]!r}, which is no argument of a ViT: remove it from the file.")
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(n, (int, float)) and not abs(n) <= _LARGEST.get(key, 1 << 16) for n in numbers):
+            raise GtaError(f"model_args have {key}={str(value)[:60]}: no ViT has that.")
+
+
+_LARGEST = {"depth": MAX_DEPTH}
+
+
+def some_args(args: Mapping[str, Any]) -> str:
+    """Arguments for a message."""
+    text = str(dict(args))
+    return text if len(text) < 300 else f"{text[:300]}…"
 
 
 def _channels(metadata: Mapping[str, str], key: str, default: tuple[float, ...]) -> tuple[float, ...]:

@@ -68,7 +68,7 @@ def is_folder(spec: str) -> bool:
     """Whether the spec is a folder that transformers' `save_pretrained` wrote (timm's have another config.json)."""
     try:
         config = json.loads((Path(spec) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(config, dict) and "model_type" in config
 

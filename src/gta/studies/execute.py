@@ -23,11 +23,10 @@ from filelock import FileLock
 
 from gta.errors import GtaError
 from gta.files import write_json, write_text
+from gta.training.finite import Diverged
 from gta.training.fit import train
 from gta.training.options import TrainOptions
-from gta.training.recorder import Diverged
-from gta.training.results import read_results
-from gta.training.run_folder import CHECKPOINT, WEIGHTS, is_complete
+from gta.training.run_folder import CHECKPOINT, WEIGHTS, is_complete, read_results
 
 State = Literal["missing", "complete", "diverged", "failed"]
 
@@ -87,7 +86,8 @@ def execute(folder: Path) -> None:
         kept = ""
         try:
             given = json.loads(_beside(folder, "json").read_text(encoding="utf-8"))
-            train(TrainOptions(**given["options"], out=str(folder)), resume=True, test=given["test"])
+            options = TrainOptions(**given["options"], out=str(folder))
+            train(options, resume=True, test=given["test"])
             kept = WEIGHTS if given["test"] else ""
         except Diverged as error:
             write_text(_beside(folder, "diverged"), f"{error}\n")

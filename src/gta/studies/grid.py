@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from gta.errors import GtaError
+from gta.files import reading
 from gta.methods import METHODS
 from gta.methods.compose import make_methods
 from gta.training.options import TrainOptions
@@ -74,13 +75,14 @@ def read_grid(path: Path) -> dict[str, Any]:
     Raises:
         GtaError: no such file, or one of another form.
     """
-    try:
+    with reading(path, "YAML", "Write what OUT/grid.yaml of a comparison has."):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise GtaError(f"--grid {path} cannot be read: {error}") from error
     match content:
         case {"lr": list(), "methods": dict(entries), **more} if not more:
-            if all(isinstance(entry, dict) for entry in entries.values()):
+            for name in entries:
+                if not re.fullmatch(r"[A-Za-z0-9_][\w+.-]*", str(name)):  # a folder is called by it
+                    raise GtaError(f"--grid {path} has an entry {str(name)[:60]!r}: write names of letters and digits.")
+            if all(isinstance(name, str) and isinstance(entry, dict) for name, entry in entries.items()):
                 return content
     raise GtaError(f"--grid {path} is not a grid: write lr: [...] and methods: {{NAME: {{OPTION: [...]}}}}.")
 

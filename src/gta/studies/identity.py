@@ -22,7 +22,7 @@ from gta.sources.loading import load_source
 from gta.training.options import TrainOptions
 from gta.training.results import versions
 
-PLACES = ("out", "data", "source", "subset_list", "workers", "devices", "reuse_dir", "download")
+PLACES = ("out", "data", "source", "look_source", "subset_list", "workers", "devices", "reuse_dir", "download")
 LENGTH = 20  # hex digits of a folder's name
 _PACKAGE = Path(__file__).parents[1]
 
@@ -37,11 +37,13 @@ def identity(options: TrainOptions, data: str, source: str, *, test: bool) -> di
     """
     values = {key: value for key, value in asdict(options).items() if key not in PLACES}
     listed = None if options.subset_list is None else _file_digest(Path(options.subset_list))
+    look = None if options.look_source is None else source_digest(options.look_source, options.heads)
     return {
         **values,
         "settings": complete_settings(options.method, options.settings),
         "data": data,
         "source": source,
+        "look_source": look,
         "subset_list": listed,
         "test": test,
         "code": code_digest(options.method),

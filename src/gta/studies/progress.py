@@ -8,6 +8,7 @@ from gta.files import write_json
 from gta.studies.study import Run, Study
 
 FILE = "progress.json"
+EVERY = 1.0  # s between two of its states
 
 
 class Progress:
@@ -17,6 +18,7 @@ class Progress:
         self._study, self._processes = study, processes
         self._began = time.time()
         self._ended = 0  # in this session
+        self._written = 0.0
         self._bar: Any = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -38,17 +40,22 @@ class Progress:
         left = None
         if self._ended:
             left = (time.time() - self._began) / self._ended * (total - over)
-        found: dict[str, Any] = {
-            "runs": total, "done": over - failed, "running": running, "failed": failed,
-            "seconds": round(time.time() - self._began, 1), "seconds_left": None if left is None else round(left),
-            "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "launcher": self._processes,
-        }  # fmt: skip
-        write_json(study.out / FILE, found)
+        if time.time() - self._written > EVERY or not running:
+            self._write(running, total, over, failed, left)
         line = f"{len(running)} running, {failed} failed" + ("" if left is None else f", {readable(left)} left")
         if self._bar is not None:
             self._bar.update(self._task, completed=over, total=total, description=line)
         elif just is not None:
             print(f"{over} of {total}, {line}: {just}: {self.outcome(just)}", file=sys.stderr, flush=True)
+
+    def _write(self, running: list[str], total: int, over: int, failed: int, left: float | None) -> None:
+        self._written = time.time()
+        found: dict[str, Any] = {
+            "runs": total, "done": over - failed, "running": running, "failed": failed,
+            "seconds": round(time.time() - self._began, 1), "seconds_left": None if left is None else round(left),
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "launcher": self._processes,
+        }  # fmt: skip
+        write_json(self._study.out / FILE, found)
 
     def outcome(self, run: Run) -> str:
         """What a run came to, in a few words."""

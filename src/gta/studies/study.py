@@ -20,7 +20,7 @@ from gta.training.options import TrainOptions
 from gta.worlds.folder import write_world
 from gta.worlds.options import WorldOptions
 
-PATHS = ("source", "subset_list", "reuse_dir")  # options that may be one
+PATHS = ("source", "look_source", "subset_list", "reuse_dir")  # options that may be one
 State = Literal["missing", "complete", "diverged", "failed"]
 
 

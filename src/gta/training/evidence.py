@@ -29,6 +29,7 @@ from gta.files import atomic_write
 from gta.sources.info import SourceInfo
 from gta.tables import write_csv
 from gta.training.evaluate import Batch
+from gta.training.run_folder import RunFolder
 from gta.vit.outputs import Features
 from gta.vit.structure import vit_info
 
@@ -183,17 +184,17 @@ class KeptAttention(L.Callback):
     explored in the end. It costs a forward pass of these images an epoch, and images × layers × heads × patches × 2
     bytes on disk."""
 
-    def __init__(self, folder: Path, photos: Photos, info: SourceInfo, count: int) -> None:
+    def __init__(self, folder: RunFolder, photos: Photos, info: SourceInfo, count: int) -> None:
         split = photos.split(shown_split(photos))
         chosen = [split[i] for i in explored_images(photos, count)]
         views = TestViews(chosen, info.image_size, info.mean, info.std)
-        self._folder = folder / EPOCHS
+        self._folder = folder
         self._images = torch.stack([views[i][0] for i in range(len(views))])
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            self._folder.mkdir(exist_ok=True)
-            path = self._folder / f"{trainer.current_epoch + 1:04}.npz"
+            path = self._folder.path / EPOCHS / f"{trainer.current_epoch + 1:04}.npz"
+            path.parent.mkdir(exist_ok=True)
             with atomic_write(path) as new, new.open("wb") as file:
                 model: Any = pl_module.method
                 np.savez_compressed(file, target=whole_attention(model.model, self._images))

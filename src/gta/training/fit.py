@@ -4,7 +4,9 @@ import sys
 import time
 import warnings
 from collections import Counter
-from dataclasses import fields, replace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,55 +24,79 @@ from gta.data.transforms import TestViews, TrainViews, normalised
 from gta.devices import device_name
 from gta.errors import GtaError
 from gta.files import write_json, write_text
-from gta.methods.base import Batches
+from gta.methods.base import Batches, Method
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
-from gta.sources.info import SourceInfo, source_info
+from gta.sources.info import SourceInfo, digest, source_info
 from gta.sources.loading import load_source, new_target
 from gta.training.auto import AUTO, decide
 from gta.training.cross_validation import train_folds
 from gta.training.evidence import KeptAttention
+from gta.training.finite import Diverged, check_finite, check_weights
 from gta.training.look import Look, looked_at
 from gta.training.model_card import CARD, model_card
 from gta.training.module import FineTuning
 from gta.training.options import TrainOptions
-from gta.training.recorder import Recorder
-from gta.training.results import evaluate, git_state, read_results, versions
-from gta.training.run_folder import CHECKPOINT, CONFIG, RESULTS, check_out, is_complete, open_folder, read_options
+from gta.training.recorder import Checkpoints, Recorder
+from gta.training.results import evaluate, git_state, versions
+from gta.training.run_folder import (
+    CHECKPOINT,
+    DIVERGED,
+    RunFolder,
+    check_same,
+    is_complete,
+    read_options,
+    read_results,
+)
 from gta.training.stored_rows import StoredRows, check_reuse, stored_rows
 from gta.training.trainer import is_first_process, make_trainer
 
 
 def train(
-    options: TrainOptions, *, resume: bool = False, overwrite: bool = False, test: bool = True
+    options: TrainOptions,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_finite: bool = False,
+    test: bool = True,
 ) -> dict[str, Any] | None:
     """Train, evaluate once on test, and write the run folder.
 
     Args:
         options: of the run.
         resume: go on with an unfinished run in `options.out`; a complete one is returned as it is.
-        overwrite: replace a run in `options.out`.
+        overwrite: replace a run in `options.out`, once the new one has a checkpoint.
+        keep_finite: where the training diverges, end with the weights of its last finite epoch instead of an error.
         test: False leaves the test images alone, for runs that only choose settings; their measures are None.
 
     Returns:
         The content of results.json; None on all but the first of several processes.
 
     Raises:
-        GtaError: bad input; nothing is written then.
+        GtaError: bad input; nothing is written then, and what was there stays.
+        Diverged: a loss, weights or measures that are not finite; the folder says so.
         KeyboardInterrupt: the user stopped it; the folder can be resumed.
     """
     began = time.perf_counter()
-    given = options = replace(options, settings=complete_settings(options.method, options.settings))
+    options = replace(options, settings=complete_settings(options.method, options.settings))
     methods = make_methods(options)
     check_reuse(options, methods)
-    out = Path(options.out)
+    folder = RunFolder(Path(options.out), resume=resume, overwrite=overwrite)
+    with folder.held() if is_first_process() else nullcontext():
+        return _train(options, methods, folder, keep_finite, test, began)
+
+
+def _train(
+    options: TrainOptions, methods: Sequence[Method], folder: RunFolder, keep_finite: bool, test: bool, began: float
+) -> dict[str, Any] | None:
     first = is_first_process()
     folds = options.cross_validate > 0 and options.fold is None
-    if first:
-        check_out(out, resume=resume, overwrite=overwrite)
-    if resume and (out / CONFIG).is_file():
-        _check_same(read_options(out), options)
-        if is_complete(out):
-            return read_results(out) if first else None
+    if folder.begun:
+        before = read_options(folder.out)
+        check_same(before, options)
+        if is_complete(folder.out) and resolved(before.data) == resolved(options.data):
+            return read_results(folder.out) if first else None
+        if (folder.out / DIVERGED).is_file() and not keep_finite:
+            raise Diverged((folder.out / DIVERGED).read_text(encoding="utf-8", errors="replace").strip())
     photos = read_photos(
         options.data,
         fraction=options.fraction,
@@ -84,7 +110,14 @@ def train(
     )
     source = load_for_training(options.source, options.image_size, options.heads)
     info = source_info(source)
-    look = decision = None
+    notes = [*info.notes, *photos.notes]
+    trained_on, judged_on = (photos.digests[split] for split in ("train", "val"))
+    if photos.notes and first:  # the source's were said when it was loaded
+        print("\n".join(f"warning: {note}" for note in photos.notes), file=sys.stderr)
+    folder.identify(options, {"training images": trained_on, "validation images": judged_on, "source": digest(source)})
+    if folder.begun and is_complete(folder.out):
+        return read_results(folder.out) if first else None
+    given, look, decision = options, None, None
     if options.method == AUTO:
         look = Look.of(options.look_source or options.source, info.image_size, options.heads)
         decision = decide(options, photos, source, look)
@@ -104,10 +137,10 @@ def train(
         QuickAttention(),
         class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
     )
-    recorder = Recorder(out, photos.digests["train"])
+    recorder = Recorder(folder)
     changing = bool(method.restarts or list(method.own.parameters()))
-    kept = [KeptAttention(out, photos, info, options.keep_attention)] if options.keep_attention else []
-    trainer = make_trainer(options, [*kept, recorder], changing=changing)
+    kept = [KeptAttention(folder, photos, info, options.keep_attention)] if options.keep_attention else []
+    trainer = make_trainer(options, [*kept, recorder], Checkpoints(folder), changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     edits = None
     if method.looks:
@@ -123,23 +156,27 @@ def train(
             stored = stored_rows(options, methods, photos, info, views, method, workers)
         views.store = None if stored is None else stored.store
     if first:
-        open_folder(out, given, resume=resume, overwrite=overwrite)
+        folder.open(given)
         if folds:
-            train_folds(given, train)
+            train_folds(replace(given, out=str(folder.path)), train)
 
-    _fit(trainer, method, photos, views, info, options, workers, stored)
+    diverged = _fit(trainer, method, photos, views, info, options, workers, stored, folder, recorder, keep_finite)
     if not trainer.is_global_zero:
         return None
     method.finish()
+    check_weights(target)
     if look is not None and method.crops:
-        look.save(out, method.crops[0])
+        look.save(folder.path, method.crops[0])
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
+    models = target.to(device), source.to(device)
     sizes = Counter(sample.label for sample in photos.train).values()
     results = {
+        "run_id": folder.id,
         "method": given.method,
         "composed": options.method,  # what auto chose
         "reasons": None if decision is None else "; ".join(decision.reasons),
         **method.describe(),
+        "diverged": diverged,
         "final_weight": recorder.rows[-1].get("weight"),
         "views": options.views if options.reuse else None,
         "views_seed": options.views_set if options.reuse else None,
@@ -164,21 +201,12 @@ def train(
         "val_images": len(photos.val),
         "test_images": len(photos.test) if test else 0,
         "skipped_images": len(photos.skipped),
+        "warnings": "; ".join(notes) or None,
         "classes": len(photos.classes),
         "smallest_class": min(sizes),
         "largest_class": max(sizes),
         **recorder.last_epoch(),
-        **evaluate(
-            target.to(device),
-            source.to(device),
-            info,
-            photos,
-            workers,
-            out,
-            test=test,
-            explored=options.keep_attention,
-            folds=folds,
-        ),
+        **evaluate(*models, info, photos, workers, folder, test=test, explored=options.keep_attention, folds=folds),
         **recorder.speed(),
         "wall_seconds": round(max(time.perf_counter() - began, recorder.seconds), 2),
         "device": device_name(device),
@@ -188,11 +216,12 @@ def train(
         "git": git_state(),
         "versions": versions(),
     }
+    check_finite("the measures are", results)
     if photos.skipped:
-        write_json(out / "skipped.json", photos.skipped)
+        write_json(folder.path / "skipped.json", photos.skipped)
     if test:
-        write_text(out / CARD, model_card(options, results))
-    write_json(out / RESULTS, results)  # last: it makes the folder complete
+        write_text(folder.path / CARD, model_card(options, results))
+    folder.complete(results)
     return results
 
 
@@ -226,7 +255,11 @@ def _fit(
     options: TrainOptions,
     workers: int,
     stored: StoredRows | None,
-) -> None:
+    folder: RunFolder,
+    recorder: Recorder,
+    keep_finite: bool,
+) -> str | None:
+    """Train; what is said of a divergence whose last finite epoch is kept."""
     labels = [sample.label for sample in photos.train] if options.balance == "sampler" else None
     sampler = EpochSampler(len(photos.train), options.seed, trainer.global_rank, trainer.world_size, labels)
     batch = _share(options, trainer)
@@ -238,34 +271,28 @@ def _fit(
     normalise = partial(normalised, mean=info.mean, std=info.std)
     images = _training_images(photos, info, options, workers)
     module = FineTuning(method, options, steps, images, normalise, None if stored is None else stored.replay)
-    checkpoint = Path(options.out) / CHECKPOINT
+    checkpoint = folder.path / CHECKPOINT
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", ".*(LeafSpec|does not have many workers|in eval mode|lr_scheduler.step|Total length of).*"
         )
         try:
-            resumed = str(checkpoint) if checkpoint.is_file() else None
+            resumed = str(checkpoint) if folder.begun and checkpoint.is_file() else None
             trainer.fit(module, training, validation, ckpt_path=resumed, weights_only=True)
         except SystemExit as stop:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from stop
+        except Diverged as error:
+            checkpoint = folder.path / CHECKPOINT
+            if not (keep_finite and checkpoint.is_file()):
+                raise
+            state = Checkpoints(folder).load_checkpoint(checkpoint)
+            module.load_state_dict(state["state_dict"])
+            recorder.load_state_dict(state["callbacks"]["Recorder"])
+            return str(error)
+    return None
 
 
 def _training_images(photos: Photos, info: SourceInfo, options: TrainOptions, workers: int) -> Batches:
     unmasked = [replace(sample, mask=None) for sample in photos.train]
     views = TestViews(unmasked, info.image_size, info.mean, info.std)
     return lambda: ((x, y) for x, y, _ in loader(views, options.batch_size, workers))
-
-
-def _check_same(before: TrainOptions, now: TrainOptions) -> None:
-    for field in fields(TrainOptions):
-        old, new = getattr(before, field.name), getattr(now, field.name)
-        same = (
-            old == new
-            or (field.name == "data" and resolved(old) == resolved(new))
-            or (field.name in ("source", "subset_list") and old and new and Path(old).resolve() == Path(new).resolve())
-        )
-        if not same and field.name not in ("out", "workers", "devices", "download", "reuse_dir"):
-            raise GtaError(
-                f"--resume goes on with {field.name}={old}, but {field.name}={new} was given. Leave it out, or "
-                "start another run with another --out."
-            )

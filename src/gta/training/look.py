@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gta.data.images import cropped
@@ -17,11 +16,10 @@ from gta.data.sample import SPLITS, Sample
 from gta.data.transforms import Edits, LookViews, ObjectViews, stretch, test_view
 from gta.devices import default_device, on_device
 from gta.errors import GtaError
-from gta.files import atomic_write
 from gta.methods import METHODS
 from gta.methods.base import Method
 from gta.methods.compose import ComposedMethod
-from gta.sources.checkpoint_files import read_checkpoint
+from gta.sources.checkpoint_files import read_checkpoint, write_checkpoint
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import load_source
 from gta.vit.foreground import ranked, saliency
@@ -69,8 +67,7 @@ class Look:
             "std": ",".join(map(str, self.info.std)),
             "crop": json.dumps({"method": crop.name, **asdict(crop)}),  # type: ignore[call-overload]
         }
-        with atomic_write(folder / FILE) as new:
-            save_file(tensors, new, {"format": "pt", **described})
+        write_checkpoint(folder / FILE, tensors, {"format": "pt", **described})
 
     def ranks(self, samples: Sequence[Sample], workers: int = 0) -> tuple[list[Tensor], list[float]]:
         """Of each sample, in what is shown of it: (h, w) float32 of `gta.vit.foreground.ranked`; width over height."""

@@ -3,10 +3,35 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gta.errors import GtaError
 from gta.methods import METHODS, method_names
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+def check_types(options: Any) -> None:
+    """Raise GtaError where a value of a dataclass is not of its field's type, as from a config or from Python."""
+    for name, hint in get_type_hints(type(options)).items():
+        value, kinds = getattr(options, name), get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if not any(_is_of(value, kind) for kind in kinds):
+            wanted = " or ".join(
+                _KINDS.get(kind) or " or ".join(map(str, get_args(kind))) or str(kind) for kind in kinds if kind
+            )
+            raise GtaError(f"--{name.replace('_', '-')} {str(value)[:80]} cannot be used: write {wanted}.")
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if kind in (int, float):
+        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if get_origin(kind) is list:
+        (inner,) = get_args(kind)
+        return isinstance(value, list) and all(_is_of(item, inner) for item in value)
+    return isinstance(value, get_origin(kind) or kind)
 
 
 @dataclass(frozen=True)
@@ -132,6 +157,7 @@ class TrainOptions:
     skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         if isinstance(self.layers, str) and self.layers not in ("all", "last"):
             try:
                 object.__setattr__(self, "layers", [int(index) for index in self.layers.split(",")])
@@ -159,7 +185,7 @@ class TrainOptions:
                     raise GtaError(f"{flag} is an option of gta, which --method auto does not use: add --method gta.")
         DISTANCES[self.distance], SCHEDULES[self.weight_schedule], QUANTITIES[self.guide]
         rules: list[tuple[str, bool, str]] = [
-            ("image_size", self.image_size >= 1, "of px, such as 224"),
+            ("image_size", 1 <= self.image_size <= 10_000, "of px up to 10000, such as 224"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("val_every", self.val_every >= 1, "at least 1"),
@@ -178,17 +204,17 @@ class TrainOptions:
             ("layer_decay", self.layer_decay is None or 0 < self.layer_decay <= 1, "above 0 and up to 1, such as 0.75"),
             (
                 "weight",
-                self.weight == "auto" or (not isinstance(self.weight, str) and 0 <= self.weight < math.inf),
-                "0 or above, such as 10, or auto",
+                self.weight == "auto" or (not isinstance(self.weight, str) and 0 <= self.weight <= 1e30),
+                "from 0 to 1e30, such as 10, or auto",
             ),
             ("weight_budget", math.isfinite(self.weight_budget) and self.weight_budget > 0, "above 0, such as 0.1"),
             ("weight_share", self.weight_share is None or 0 < self.weight_share <= 1, "above 0 and up to 1"),
             ("temperature", math.isfinite(self.temperature) and self.temperature > 0, "above 0, such as 2"),
             ("views", self.views >= 1, "at least 1, such as 8"),
-            ("views_seed", self.views_seed is None or self.views_seed >= 0, "0 or above, or null"),
+            ("views_seed", self.views_seed is None or 0 <= self.views_seed < 2**63, "from 0 to below 2**63, or null"),
             ("keep_attention", self.keep_attention >= 0, "of images, 0 or above"),
-            ("seed", self.seed >= 0, "0 or above"),
-            ("workers", self.workers >= -1, "-1 (automatic) or above"),
+            ("seed", 0 <= self.seed < 2**63, "from 0 to below 2**63"),
+            ("workers", -1 <= self.workers <= 1000, "from -1 (automatic) to 1000"),
             ("devices", self.devices >= 0, "0 (all) or above"),
         ]
         for name, fine, wanted in rules:

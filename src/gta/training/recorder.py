@@ -2,24 +2,28 @@
 
 import csv
 import math
-import os
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from gta.errors import GtaError
-from gta.files import atomic_write
+from gta.files import atomic_write, reading
+from gta.training.finite import check_finite, check_weights
 from gta.training.module import FineTuning
+from gta.training.run_folder import CHECKPOINT, RunFolder
 
 SAVE_EVERY = 60.0  # seconds
-
-
-class Diverged(GtaError):
-    """The loss is no longer finite."""
+WAY_OUT = {
+    "loss": "start another run with a lower --lr",
+    "penalty": "start another run with a lower --weight, or a lower --lr",
+}
 
 
 class Recorder(L.Callback):
@@ -32,9 +36,8 @@ class Recorder(L.Callback):
     COLUMNS = ("epoch", "step", "lr", "loss", "penalty", "weight", "top1", "val_top1", "seconds")
     MEANS = ("loss", "penalty", "top1")
 
-    def __init__(self, folder: Path, data_digest: str) -> None:
+    def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.data_digest = data_digest
         self.rows: list[dict[str, float]] = []
         self.epochs: list[dict[str, float]] = []
         self._steps: list[tuple[dict[str, float | Tensor], int]] = []  # of this epoch: values, images
@@ -61,14 +64,9 @@ class Recorder(L.Callback):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "epochs": self.epochs, "data_digest": self.data_digest}
+        return {"rows": self.rows, "epochs": self.epochs, "run_id": self.folder.id}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["data_digest"] != self.data_digest:
-            raise GtaError(
-                f"the training images are not those that {self.folder} was begun with: put them back, or start "
-                "another run with another --out."
-            )
         self.rows, self.epochs = list(state_dict["rows"]), list(state_dict["epochs"])
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -98,7 +96,12 @@ class Recorder(L.Callback):
             {"epoch": epoch, "step": first + i, **{k: float(v) for k, v in values.items()}}
             for i, (values, _) in enumerate(self._steps)
         ]
-        _check_finite(rows)
+        for row in rows:
+            found = {key: row[key] for key in ("loss", "penalty")}
+            cause = "loss" if not math.isfinite(row["loss"]) else "penalty"
+            check_finite(f"in step {row['step']:.0f} the loss is", found, WAY_OUT[cause])
+        assert isinstance(pl_module, FineTuning)
+        check_weights(pl_module.method.model)  # of the last step as well
         seconds = time.perf_counter() - self._started if self._trained is None else self._trained
         summary: dict[str, float] = {
             "epoch": epoch,
@@ -119,23 +122,45 @@ class Recorder(L.Callback):
 
     def _save(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
-            with atomic_write(self.folder / "metrics.csv") as table, table.open("w", newline="") as file:
+            with atomic_write(self.folder.path / "metrics.csv") as table, table.open("w", newline="") as file:
                 writer = csv.DictWriter(file, self.COLUMNS)
                 writer.writeheader()
                 writer.writerows(self.rows)
         due = trainer.current_epoch + 1 == trainer.max_epochs or time.perf_counter() - self._saved >= SAVE_EVERY
         if trainer.strategy.broadcast(due):
-            new = self.folder / "last.ckpt.new"
-            trainer.save_checkpoint(new)  # on every process: sharded strategies gather here
+            # Last: what is resumed from it writes the table anew. On every process: sharded strategies gather here.
+            trainer.save_checkpoint(self.folder.path / CHECKPOINT)
             self._saved = time.perf_counter()
             if trainer.is_global_zero:
-                os.replace(new, self.folder / "last.ckpt")  # last: what is resumed from it writes the table anew
+                self.folder.settle()
 
 
-def _check_finite(rows: list[dict[str, float]]) -> None:
-    for row in rows:
-        if not math.isfinite(row["loss"] + row["penalty"]):
-            raise Diverged(
-                f"the loss is no longer finite (step {row['step']:.0f}: loss {row['loss']}, penalty {row['penalty']}): "
-                "start another run with a lower --lr."
-            )
+class Checkpoints(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, beside their place, and reads only what is whole and of this run.
+
+    (Lightning's own writes through $TMPDIR, where a kill leaves them.)
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with atomic_write(Path(path)) as new, new.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # of closing the archive, where the disk was full before that
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """GtaError: it is damaged, or of another run."""
+        with reading(Path(path), "a checkpoint", "Train again with --overwrite, or put back a copy of it."):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # against the checksums that torch writes and does not read
+                    raise ValueError(f"{damaged} is damaged")
+            found = dict(torch.load(path, map_location="cpu", weights_only=True))
+            of = found["callbacks"]["Recorder"]["run_id"]
+        if of != self.folder.id:
+            raise GtaError(f"{path} is of another run ({of}, not {self.folder.id}): put the right one back.")
+        return found

@@ -1,11 +1,9 @@
 """What a trained run comes to: its model on validation and test, and the content of results.json."""
 
-import json
 import platform
 import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +16,7 @@ from gta.training.calibration import calibration_error, fit_temperature
 from gta.training.cross_validation import MEASURES, out_of_fold
 from gta.training.evaluate import measure
 from gta.training.evidence import Watch, write_evidence, write_predictions
-from gta.training.run_folder import RESULTS, save_weights
+from gta.training.run_folder import RunFolder, save_weights
 
 OF_CLASSES = ("top1", "balanced_accuracy", "macro_f1", "loss")
 OF_MASKS = ("object_mass", "source_object_mass", "jaccard", "source_jaccard", "drift")
@@ -30,7 +28,7 @@ def evaluate(
     info: SourceInfo,
     photos: Photos,
     workers: int,
-    out: Path,
+    folder: RunFolder,
     *,
     test: bool = True,
     explored: int = 0,
@@ -43,7 +41,7 @@ def evaluate(
         info: image size and normalisation.
         photos: of the run.
         workers: processes that load images.
-        out: run folder.
+        folder: of the run.
         test: False leaves test alone, and of the evidence all but the predictions on val.
         explored: see `write_evidence`.
         folds: of cross-validation, there are in `out`.
@@ -62,13 +60,13 @@ def evaluate(
         for split, watch in watches.items()
     }
     if folds:
-        logits, labels, estimate = out_of_fold(out, photos.classes)
+        logits, labels, estimate = out_of_fold(folder.path, photos.classes)
         seen["cv"] = logits, labels
         results |= estimate
     temperature, calibration = calibrate(seen)
     results |= calibration
     save_weights(
-        out,
+        folder.path,
         target,
         {
             "format": "pt",
@@ -77,15 +75,17 @@ def evaluate(
             "mean": ",".join(map(str, info.mean)),
             "std": ",".join(map(str, info.std)),
             "classes": list(photos.classes),
+            "run_id": folder.id,
             "temperature": temperature,
         },
     )
     if watches:
-        write_predictions(out, photos, watches)
+        write_predictions(folder.path, photos, watches)
     if watches and test:
-        write_evidence(out, target, source, info, photos, watches, explored, workers)
+        write_evidence(folder.path, target, source, info, photos, watches, explored, workers)
     if "test" in watches:
-        draw_maps(source, {"fine-tuned": target}, info, photos.test, photos.classes, out / "maps" / "attention.png")
+        picture = folder.path / "maps" / "attention.png"
+        draw_maps(source, {"fine-tuned": target}, info, photos.test, photos.classes, picture)
     return results
 
 
@@ -104,10 +104,6 @@ def calibrate(seen: Mapping[str, tuple[Tensor, Tensor]]) -> tuple[float, dict[st
             error = None if split not in seen or t is None else calibration_error(*seen[split], t)
             results[f"{split}_ece_{when}"] = error
     return temperature or 1.0, results
-
-
-def read_results(out: Path) -> dict[str, Any]:
-    return dict(json.loads((out / RESULTS).read_text(encoding="utf-8")))
 
 
 def versions() -> str:

@@ -4,17 +4,25 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 import torch
 
 from gta.devices import default_device, has_fast_bf16
+from gta.errors import GtaError
 from gta.training.options import TrainOptions
 
 
-def make_trainer(options: TrainOptions, callbacks: Sequence[L.Callback], changing: bool) -> L.Trainer:
-    """`changing`: other parameters train at some steps than at others, which several processes must be told."""
+def make_trainer(options: TrainOptions, callbacks: Sequence[L.Callback], checkpoints: Any, changing: bool) -> L.Trainer:
+    """`changing`: other parameters train at some steps than at others, which several processes must be told.
+
+    `checkpoints`: how they are written and read.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    there = torch.cuda.device_count() or os.cpu_count() or 1
+    if options.devices > there:
+        raise GtaError(f"--devices {options.devices} cannot be used: this machine has {there}.")
     several = (options.devices or torch.cuda.device_count()) > 1
     return L.Trainer(
         accelerator="auto",
@@ -25,6 +33,7 @@ def make_trainer(options: TrainOptions, callbacks: Sequence[L.Callback], changin
         gradient_clip_val=options.clip or None,
         check_val_every_n_epoch=min(options.val_every, options.epochs),
         callbacks=[*callbacks, *_progress()],
+        plugins=[checkpoints],
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

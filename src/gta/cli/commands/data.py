@@ -24,7 +24,7 @@ def check(data: str, *, pictures: str = "data-check.png", download: bool = False
     pairs = {"same_file": found.same, "look_alikes": found.alike}
     listed = {word: [[s.name, t.name] for s, t in of] for word, of in pairs.items()}
     if json:
-        print_json({**found.summary, "unreadable": found.unreadable, **listed})
+        print_json({**found.summary, "unreadable": found.unreadable, **listed, "passed_over": list(found.notes)})
     else:
         print_values({**found.summary, "unreadable_files": len(found.unreadable)}, "data")
         for word, of in listed.items():
@@ -32,10 +32,11 @@ def check(data: str, *, pictures: str = "data-check.png", download: bool = False
                 print(f"{word}: {train} and {test}")
             if len(of) > LISTED:
                 print(f"{word}: {len(of) - LISTED} more pairs; --json lists all")
+        for note in found.notes:
+            print(f"passed over: {note}")
         print(f"Pictures {pictures}")
-    if found.unreadable:
-        listing = "\n".join(f"  {path}: {reason}" for path, reason in found.unreadable.items())
-        raise GtaError(f"{len(found.unreadable)} files cannot be used:\n{listing}")
+    if found.refusal is not None:
+        raise GtaError(found.refusal)
 
 
 @Command

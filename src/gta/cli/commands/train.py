@@ -6,11 +6,14 @@ from glob import escape
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from jsonargparse import Namespace
 
 from gta.cli.commands.methods import described_methods
 from gta.cli.console import print_values
 from gta.cli.parser import Command, OptionParser, documented
+from gta.errors import GtaError
+from gta.files import reading
 from gta.training.options import TrainOptions
 
 
@@ -33,25 +36,44 @@ def add_options(parser: OptionParser, words: Sequence[str]) -> None:
     early = PlainParser(add_help=False, allow_abbrev=False)
     early.add_argument("--out", nargs="?")
     early.add_argument("--resume", action="store_true")
+    early.add_argument("--data", nargs="?")
+    early.add_argument("--config", nargs="?", action="append")
     given, _ = early.parse_known_args(words)
     if given.resume and given.out:
-        parser.default_config_files = [escape(str(Path(given.out) / "config.yaml"))]
+        config = Path(given.out) / "config.yaml"
+        if not (config.is_file() or given.data or given.config or {"-h", "--help"} & set(words)):
+            raise GtaError(f"--resume: {given.out} holds no run (no {config}). To begin one there, give its --data.")
+        parser.default_config_files = [escape(str(config))]
+        given.config = [*(given.config or ()), str(config)]
+    for path in map(Path, filter(None, given.config or ())):
+        if path.is_file():  # what jsonargparse would say of it names neither file nor cause
+            with reading(path, "YAML of options"):
+                if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict):
+                    raise ValueError("it must have lines of OPTION: VALUE")
 
 
 def how_to_go_on(given: Namespace) -> str:
     """What to say after Ctrl-C."""
-    begun = (Path(given.out) / "config.yaml").is_file()
+    begun = (Path(given.out) / "config.yaml").is_file() and not (Path(given.out) / "results.json").exists()
     return f"Go on with: gta train --out {given.out} --resume" if begun else ""
 
 
 @partial(Command, add_options=add_options, interrupted=how_to_go_on)
-def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = False, **others: Any) -> None:
+def train(
+    options: TrainOptions,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    keep_finite: bool = False,
+    **others: Any,
+) -> None:
     """Train, and print the results.
 
     Args:
         options: Of the training.
         resume: Go on with the unfinished run in --out.
-        overwrite: Replace a run in --out.
+        overwrite: Replace a run in --out, once the new one has its first checkpoint.
+        keep_finite: Where the training diverges, end with the weights of its last finite epoch instead of an error.
         others: By method, those of its options --NAME.FIELD; they go over --settings and config.yaml.
     """
     from gta.run import fit_options
@@ -62,7 +84,8 @@ def train(options: TrainOptions, *, resume: bool = False, overwrite: bool = Fals
         given = {k: v for k, v in vars(others.get(name, Namespace())).items() if v is not None}
         if given:
             settings[name] = {**settings.get(name, {}), **given}
-    run = fit_options(replace(options, settings=settings), resume=resume, overwrite=overwrite)
+    chosen = replace(options, settings=settings)
+    run = fit_options(chosen, resume=resume, overwrite=overwrite, keep_finite=keep_finite)
     if is_first_process():
         print_values(run.results, str(run.folder))
         print(f"Model {run.folder / 'model.safetensors'}, page {run.page}")
