@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from gta.acceleration.attention import ShortAttention
+from gta.acceleration.attention import QuickAttention
 from gta.attention.maps import logits_and_rows
 from gta.data.datasets import resolved
 from gta.data.loading import EpochSampler, class_weights, loader, workers_for
@@ -134,7 +134,7 @@ def _train(
         methods,
         options.weight_schedule,
         options.weight_share,
-        ShortAttention,
+        QuickAttention(),
         class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
     )
     recorder = Recorder(folder)
@@ -196,6 +196,7 @@ def _train(
         "layer_decay": options.rates[1],
         "weight_decay": options.weight_decay,
         "precision": str(trainer.precision),
+        "attention_kernel": method.attention.names(),
         "source": options.source,
         "source_coverage": info.coverage,
         "train_images": len(photos.train),
