@@ -139,13 +139,15 @@ def _train(
     )
     recorder = Recorder(folder)
     changing = bool(method.restarts or list(method.own.parameters()))
-    kept = [KeptAttention(folder, photos, info, options.keep_attention)] if options.keep_attention else []
-    trainer = make_trainer(options, [*kept, recorder], Checkpoints(folder), changing=changing)
+    trainer = make_trainer(options, [recorder], Checkpoints(folder), changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     edits = None
     if method.looks:
         look = look or Look.of(options.look_source or options.source, info.image_size, options.heads)
         photos, edits = looked_at(photos, look, method, workers)
+    if options.keep_attention:  # of what is shown of the images; before the recorder, whose checkpoint ends an epoch
+        kept = KeptAttention(folder, photos, info, options.keep_attention)
+        trainer.callbacks.insert(0, kept)  # type: ignore[attr-defined]
     views = TrainViews(
         photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set, edits
     )
