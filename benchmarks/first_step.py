@@ -13,7 +13,7 @@ from jsonargparse import auto_cli
 from torch import Tensor
 
 import gta
-from gta.acceleration.attention import ShortAttention
+from gta.acceleration.attention import QuickAttention
 from gta.data.reading import read_photos
 from gta.data.transforms import TrainViews, normalised
 from gta.methods.compose import ComposedMethod
@@ -34,7 +34,7 @@ def main(source: str, data: str, image_size: int = 224, batch_size: int = 32, we
     torch.manual_seed(0)
     part = GTA(weight=weight)
     composed = ComposedMethod(
-        gta.new_target(frozen, len(photos.classes)).train(), frozen, [part], around_target=ShortAttention
+        gta.new_target(frozen, len(photos.classes)).train(), frozen, [part], attention=QuickAttention()
     )
     low = torch.autocast("cpu", torch.bfloat16, enabled="bf16" in resolve_precision("auto"))
 
@@ -46,7 +46,7 @@ def main(source: str, data: str, image_size: int = 224, batch_size: int = 32, we
 
     exact = rows_to_store(part, frozen, images)
     with low:
-        stored = rows_to_store(part, frozen, images)
+        stored = rows_to_store(part, frozen, images, composed.attention)
     for name, rows in (("beside", None), ("stored", [row.half().float() for row in stored]), ("float32", exact)):
         penalty, loss_norm, penalty_norm = norms(rows)
         print(f"{name:>8}: penalty {penalty:.5f}, its gradient {penalty_norm:.2f}, the cross-entropy's {loss_norm:.2f}")

@@ -16,7 +16,7 @@ from gta.benchmark import growth, meters, steps
 from gta.benchmark.meters import MemoryTracker, compared, flops, interleaved, line_through, saved_bytes
 from gta.benchmark.options import Bench
 from gta.benchmark.rows import ROWS, Row, unfused, unfused_rows
-from gta.benchmark.setting import Setting, make_setting, transformers_peers
+from gta.benchmark.setting import COUNTED, Setting, make_setting, transformers_peers
 from gta.benchmark.steps import training_steps
 from gta.benchmark.whole_maps import whole_maps
 from gta.cli import main
@@ -170,12 +170,22 @@ def test_a_new_row_is_a_function(setting, monkeypatch):
 
         return Row("plain with something more", setting.target, forward)
 
-    few = {"plain": ROWS["plain"], "gta": ROWS["gta"], "more": one_more, "cannot be done here": lambda setting: None}
-    monkeypatch.setattr(steps, "ROWS", few)
-    rows = training_steps(replace(setting, peers=None), rounds=2)["rows"]
+    def too_large(setting: Setting) -> Row:
+        def forward(images, labels):
+            if len(images) > COUNTED:
+                raise torch.cuda.OutOfMemoryError("20 GB more")
+            return ROWS["plain"](setting).forward(images, labels)
+
+        return Row("whole maps", setting.target, forward)
+
+    few = {"plain": ROWS["plain"], "gta": ROWS["gta"], "more": one_more, "not here": lambda setting: None}
+    monkeypatch.setattr(steps, "ROWS", {**few, "large": too_large})
+    found = training_steps(replace(setting, peers=None), rounds=2)
+    rows = found["rows"]
     assert list(rows) == ["plain", "gta", "more"]
+    assert found["notes"][-1] == "large: left out, it does not fit into the GPU's memory"
     extra = rows["more"]["flops_per_image"] - rows["plain"]["flops_per_image"]
-    assert extra == pytest.approx(2 * 13**3 / steps.COUNTED)
+    assert extra == pytest.approx(2 * 13**3 / COUNTED)
 
 
 def test_a_source_without_weights_is_measured_too(options):

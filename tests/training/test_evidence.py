@@ -158,3 +158,13 @@ def test_runs_that_only_choose_settings_leave_test_alone_and_keeping_attention_c
     assert {r["split"] for r in csv.DictReader((tmp_path / "trial" / "predictions.csv").open())} == {"val"}
     one, two = (load_weights(f)[0].state_dict() for f in (folder, tmp_path / "trial"))
     assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_where_a_box_of_each_image_is_shown_all_evidence_is_of_the_box(run, tmp_path):
+    folder, _, _, options = run
+    out = tmp_path / "crop"
+    assert train(replace(options, out=str(out), method="attention_crop", epochs=1)) is not None
+    np.testing.assert_array_equal(
+        read(out / "attention", "0001.npz")["target"], read(out, "attention.npz")["target"][:4]
+    )
+    assert (read(out, "features.npz")["features"] != read(folder, "features.npz")["features"]).any()

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torchvision.transforms import v2
 
 import gta.acceleration.row_store as reuse_file
-from gta.acceleration.attention import ShortAttention
+from gta.acceleration.attention import QuickAttention
 from gta.acceleration.row_store import RowStore, check_replay
 from gta.cli import main
 from gta.data.reading import read_photos
@@ -375,10 +375,11 @@ def test_stored_rows_are_the_target_s_own_at_the_start(world, low):
     torch.manual_seed(1)
     images, labels = torch.randn(4, 3, 40, 40), torch.tensor([0, 1, 2, 0])
     part = GTA(weight=1.0)
-    composed = ComposedMethod(new_target(source, 3).train(), source, [part], around_target=ShortAttention)
+    composed = ComposedMethod(new_target(source, 3).train(), source, [part], attention=QuickAttention())
     composed.begin_step(0, 1)
     with torch.autocast("cpu", torch.bfloat16, enabled=low):
-        assert composed(images, labels, {"gta": rows_to_store(part, source, images)}).penalty.item() == 0
+        own = {"gta": rows_to_store(part, source, images, composed.attention)}
+        assert composed(images, labels, own).penalty.item() == 0
         with torch.autocast("cpu", enabled=False):
             exact = {"gta": rows_to_store(part, source, images)}
         assert (composed(images, labels, exact).penalty.item() > 0) == low

@@ -5,7 +5,7 @@ holds nothing that no row needs. torch.compile then fuses it, with the weights a
 graph. A plain torch.compile of the same pass casts them anew: 0.01 to 0.03 of a bf16 training step (docs/cost.md).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils._pytree import tree_map_only
 
 from gta.errors import GtaError
-from gta.vit.attention_logits import QueryKeyPair
 
-Form = tuple[float, bool] | None  # of a `QueryKeyPair`: scale, and whether there is a bias; None for a tensor
+Read = Callable[[Tensor], list[Any]]
 
 
 class CompiledSource:
@@ -25,13 +25,13 @@ class CompiledSource:
 
     def __init__(self, source: nn.Module) -> None:
         self._source = source
-        self._passes: dict[tuple[Any, ...], tuple[Callable[[Tensor], list[Tensor]], list[Form]]] = {}
+        self._passes: dict[tuple[Any, ...], Read] = {}
         self._weights: tuple[Any, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:  # a copy has a source of its own to compile
         return {**self.__dict__, "_passes": {}}
 
-    def rows(self, run: Callable[[Tensor], list[Any]], images: Tensor, way: str) -> list[Any]:
+    def rows(self, run: Read, images: Tensor, way: str) -> list[Any]:
         """What `run` captures of the source.
 
         Args:
@@ -42,7 +42,8 @@ class CompiledSource:
         Raises:
             GtaError: torch.compile failed.
         """
-        weights = tuple((p.data_ptr(), p._version, p.dtype) for p in self._tensors())
+        tensors = chain(self._source.parameters(), self._source.buffers())
+        weights = tuple((p.data_ptr(), p._version, p.dtype) for p in tensors)
         if weights != self._weights:  # they are constants of the graphs
             self._passes.clear()
             self._weights = weights
@@ -51,15 +52,15 @@ class CompiledSource:
         key = (way, tuple(images.shape), images.stride(), images.dtype, images.device, low)
         as_constants: AbstractContextManager[Any] = nullcontext()
         if key not in self._passes:
-            graph, forms = traced(run, images)
-            options: Any = {"triton.cudagraphs": True}
-            self._passes[key] = torch.compile(graph.forward, dynamic=False, options=options), forms
-            as_constants = _frozen()
-        compiled, forms = self._passes[key]
+            graph, options = traced(run, images), {"triton.cudagraphs": True}
+            self._passes[key] = torch.compile(graph.forward, dynamic=False, options=options)  # type: ignore[arg-type]
+            from torch._inductor import config
+
+            as_constants = config.patch(freezing=True)  # among the options it would come too late for dynamo
         # casts are in the graph, autocast's too
         with as_constants, torch.no_grad(), torch.autocast(device, enabled=False):
             try:
-                given = compiled(images)
+                found = self._passes[key](images)
             except Exception as error:  # of many kinds: no C++ compiler, a disk that is full, …
                 what = " ".join((type(error).__name__, *str(error).strip().splitlines()[:1]))
                 raise GtaError(
@@ -67,48 +68,20 @@ class CompiledSource:
                     "see that torch.compile works here."
                 ) from error
         # a CUDA graph writes its next results over these
-        return _captures(iter([t.clone() for t in given] if device == "cuda" else given), forms)
+        return tree_map_only(Tensor, Tensor.clone, found) if device == "cuda" else found  # type: ignore[no-any-return]
 
     def bytes(self) -> int:
         """Of the weights that the graphs hold, counted as a bf16 copy of each linear layer's; in float32 it is more."""
         linears = (m for m in self._source.modules() if isinstance(m, nn.Linear))
         return sum(2 * m.weight.numel() for m in linears) if self._passes else 0
 
-    def _tensors(self) -> Iterator[Tensor]:
-        return chain(self._source.parameters(), self._source.buffers())
 
-
-def _frozen() -> AbstractContextManager[Any]:
-    """While entered, what is compiled has its weights as constants, cast and packed; as an option of torch.compile it
-    comes too late for the part that reads the graph."""
-    from torch._inductor import config
-
-    return config.patch(freezing=True)  # type: ignore[no-any-return]
-
-
-def traced(run: Callable[[Tensor], list[Any]], images: Tensor) -> tuple[GraphModule, list[Form]]:
-    """The graph of what `run` captures, images -> tensors, and how the captures are made of these."""
+def traced(run: Read, images: Tensor) -> GraphModule:
+    """The graph of what `run` captures."""
     from torch.fx.experimental.proxy_tensor import make_fx  # half a second that nobody else needs
 
-    forms: list[Form] = []
-
-    def flat(images: Tensor) -> list[Tensor]:
-        found = run(images)
-        forms[:] = [None if isinstance(row, Tensor) else (row.scale, row.bias is not None) for row in found]
-        parts = ((row,) if isinstance(row, Tensor) else (row.q, row.k, row.bias) for row in found)
-        return [tensor for tensor in chain.from_iterable(parts) if tensor is not None]
-
     with torch.no_grad():
-        graph = make_fx(flat)(images)
+        graph = make_fx(lambda images: run(images))(images)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    return graph, forms
-
-
-def _captures(tensors: Iterator[Tensor], forms: list[Form]) -> list[Any]:
-    return [
-        next(tensors)
-        if form is None
-        else QueryKeyPair(next(tensors), next(tensors), form[0], next(tensors) if form[1] else None)
-        for form in forms
-    ]
+    return graph

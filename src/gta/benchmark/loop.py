@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms.v2.functional import to_pil_image
 
-from gta.acceleration.attention import ShortAttention
 from gta.benchmark.meters import compared
 from gta.benchmark.setting import CLASSES, Setting, picture
 from gta.data.loading import EpochSampler, loader, workers_for
@@ -50,11 +49,12 @@ def around_the_step(setting: Setting, rounds: int) -> dict[str, Any]:
         sampler = EpochSampler(len(samples), seed=0)
         batches = loader(TrainViews(samples, size, seed=0), options.batch_size, workers, sampler=sampler)
         normalise = partial(normalised, mean=info.mean, std=info.std)
-        method = ComposedMethod(setting.target, setting.source, [Plain()], around_target=ShortAttention)
+        method = ComposedMethod(setting.target, setting.source, [Plain()], attention=setting.attention)
         module = FineTuning(method, options, STEPS * options.epochs, lambda: (), normalise)
         run = RunFolder(Path(name), resume=False, overwrite=False)
         ours, theirs = Recorder(run), _ByHand(setting, options, batches, normalise)
         make_trainer(options, [ours, theirs], Checkpoints(run), changing=False).fit(module, batches)
+        method.to(setting.device)  # Lightning leaves both models on the CPU
     epochs = {"gta train": ours.epochs[1:], "by hand": theirs.epochs[1:]}
     seconds = {name: [e["seconds"] / STEPS for e in those] for name, those in epochs.items()}
     rows = {

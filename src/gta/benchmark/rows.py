@@ -17,10 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gta.acceleration.attention import ShortAttention
 from gta.acceleration.row_store import RowStore
 from gta.acceleration.source_pass import FIRST_CHECKS, AdaptivePass
-from gta.benchmark.setting import Setting, shape_of
+from gta.benchmark.setting import COUNTED, Setting, shape_of
 from gta.errors import GtaError
 from gta.methods.base import Method
 from gta.methods.compose import ComposedMethod
@@ -60,7 +59,7 @@ class Row:
 
 def _method(setting: Setting, says: str, method: Method, stored: Callable[..., Any] | None = None, **more: Any) -> Row:
     """Steps of a method as training takes them, from the first on in which the precision of the source is decided."""
-    composed = ComposedMethod(setting.target, setting.source, [method], around_target=ShortAttention)
+    composed = ComposedMethod(setting.target, setting.source, [method], attention=setting.attention)
     steps = count(FIRST_CHECKS[0])
 
     def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +67,7 @@ def _method(setting: Setting, says: str, method: Method, stored: Callable[..., A
         done = composed(images, labels, stored and {method.name: stored(images)})
         return done.loss, done.penalty
 
-    with setting.autocast(), torch.no_grad():
+    with setting.autocast():
         forward(setting.images, setting.labels)
     source_pass = method.guidance.source_pass if isinstance(method, GTA) else None
     copies = source_pass.copied_bytes if isinstance(source_pass, AdaptivePass) else lambda: 0
@@ -83,7 +82,10 @@ def _guided(setting: Setting, says: str, weight: float | str = WEIGHT, compiled:
 
 def _gta_compiled(setting: Setting) -> Row | None:
     try:
-        return _guided(setting, "guided, the source's pass compiled (--source-compile)", compiled=True)
+        row = _guided(setting, "guided, the source's pass compiled (--source-compile)", compiled=True)
+        with setting.autocast(), torch.no_grad():
+            row.forward(setting.images[:COUNTED], setting.labels[:COUNTED])  # another shape, another graph
+        return row
     except GtaError:  # torch.compile has no compiler here
         return None
 
@@ -97,7 +99,7 @@ def _gta_reuse(setting: Setting) -> Row:
 
     @cache
     def store(low: bool) -> RowStore:
-        stored = torch.stack(rows_to_store(method, setting.source, setting.images), 1)
+        stored = torch.stack(rows_to_store(method, setting.source, setting.images, setting.attention), 1)
         made = RowStore(Path(folder.name), {"autocast": low}, stored.shape[1:])
         with made.filling():
             made.add(pairs, [stored])

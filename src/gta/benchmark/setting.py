@@ -1,9 +1,8 @@
 """Under what `gta bench` measures: the models and images that every row shares, and the machine."""
 
 import copy
-import platform
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import normalize
 
+from gta.acceleration.attention import QuickAttention
 from gta.benchmark.options import Bench
-from gta.devices import default_device
+from gta.devices import cpu_name, default_device
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import build, new_target
 from gta.training.fit import load_for_training
@@ -22,6 +22,7 @@ from gta.training.trainer import resolve_precision
 from gta.vit.structure import resolve_layers, vit_info
 
 CLASSES = 10
+COUNTED = 2  # images that FLOPs are counted on and penalties compared on; per image both are the same for any number
 RANDOM = "random:"
 
 
@@ -37,6 +38,7 @@ class Setting:
         labels: (B,).
         layers: guided layers, ascending.
         low: whether training is in bf16 autocast.
+        attention: of the rows that train as `gta train` does.
     """
 
     target: nn.Module
@@ -46,6 +48,7 @@ class Setting:
     labels: Tensor
     layers: tuple[int, ...]
     low: bool
+    attention: QuickAttention = field(default_factory=QuickAttention)
 
     @property
     def device(self) -> torch.device:
@@ -170,15 +173,7 @@ def described(setting: Setting, options: Bench) -> dict[str, Any]:
         "precision": "bf16" if setting.low else "32",
         "rounds": options.rounds,
         "device": torch.cuda.get_device_name(setting.device) if setting.device.type == "cuda" else "CPU",
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

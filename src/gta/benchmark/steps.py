@@ -1,6 +1,7 @@
 """Training steps of every row: their time, memory and FLOPs, and the floor below which none can be."""
 
 import copy
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -10,12 +11,10 @@ from torch import Tensor
 
 from gta.benchmark.meters import compared, flops, interleaved, peak_bytes, saved_bytes
 from gta.benchmark.rows import ROWS, Row, penalty_of, unfused, unfused_rows
-from gta.benchmark.setting import Setting, rows_flops, shape_of
+from gta.benchmark.setting import COUNTED, Setting, rows_flops, shape_of
 from gta.vit.attention_logits import AttentionLogits
 from gta.vit.capture import run_and_capture
 from gta.vit.structure import vit_info
-
-COUNTED = 2  # images that FLOPs are counted on and penalties compared on; per image both are the same for any number
 
 
 def training_steps(setting: Setting, rounds: int) -> dict[str, Any]:
@@ -26,6 +25,9 @@ def training_steps(setting: Setting, rounds: int) -> dict[str, Any]:
     # a learning rate of 0 takes as long as any, and leaves all rows the same models to the last round
     optimizers = {id(row.model): torch.optim.AdamW(row.model.parameters(), lr=0.0) for row in rows.values()}
     works = {name: partial(_step, row, optimizers[id(row.model)], setting) for name, row in rows.items()}
+    too_large = [name for name, work in works.items() if not _fits(work)]
+    for name in too_large:
+        del rows[name], works[name], found[name]
     seconds = interleaved(works, rounds, setting.device)
     for name, row in rows.items():
         line = found[name]
@@ -44,7 +46,9 @@ def training_steps(setting: Setting, rounds: int) -> dict[str, Any]:
         "Floor of a step in which a source sees the images: {ratio:.3f} of the plain step's FLOPs ({plain_flops:.3g} "
         "per image, of the source {source_flops:.3g}, of the rows {rows_flops:.2g}). "
     ).format(**floor) + f"gta took {found['gta']['ratio'] / floor['ratio']:.3f} times that."
-    return {"rows": found, "floor": floor, "notes": [note, *(f"{name}: {row.says}" for name, row in rows.items())]}
+    notes = [note, *(f"{name}: {row.says}" for name, row in rows.items())]
+    notes += [f"{name}: left out, it does not fit into the GPU's memory" for name in too_large]
+    return {"rows": found, "floor": floor, "notes": notes}
 
 
 def _counted(row: Row, setting: Setting, truth: float) -> dict[str, Any]:
@@ -71,6 +75,16 @@ def _step(row: Row, optimizer: torch.optim.Optimizer, setting: Setting) -> None:
     _loss(row, setting, setting.images, setting.labels).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     optimizer.zero_grad()
+
+
+def _fits(work: Callable[[], None]) -> bool:
+    try:
+        work()
+        return True
+    except torch.cuda.OutOfMemoryError:
+        pass
+    torch.cuda.empty_cache()  # here, where the error holds nothing any longer
+    return False
 
 
 def _reference(setting: Setting) -> float:

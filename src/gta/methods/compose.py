@@ -1,7 +1,7 @@
 """Methods composed: the target, its source and the methods, in one training step."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
@@ -130,7 +130,7 @@ class ComposedMethod(ModelAndSource):
         methods: Sequence[Method],
         schedule: str = "constant",
         share: float | None = None,
-        around_target: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        attention: nn.Module | None = None,
         class_weights: Tensor | None = None,
     ) -> None:
         """
@@ -138,7 +138,8 @@ class ComposedMethod(ModelAndSource):
             target, source: from `gta.new_target` and `gta.load_source`.
             methods: what is composed.
             schedule, share: of everything that is added to the loss, see `gta.schedules`.
-            around_target: entered around the target's pass, inside all captures.
+            attention: a context manager that is entered around the target's pass, outside of all captures;
+                checkpointed with it.
             class_weights: what an image of each class counts in the cross-entropy, (classes,); None: all the same.
 
         Raises:
@@ -157,7 +158,8 @@ class ComposedMethod(ModelAndSource):
         if len(self.crops) > 1:
             names = " and ".join(m.name for m in self.crops)
             raise GtaError(f"{names} cannot be composed: each says which part of a picture is shown.")
-        self._schedule, self._share, self._around_target = schedule, share, around_target
+        self._schedule, self._share = schedule, share
+        self.attention: Any = attention
         self._factor = factor(schedule, 0.0, share)  # refuses what is not known
         own = {method.name: method.attach(target, source) for method in self.methods}
         self.own = nn.ModuleDict({name: module for name, module in own.items() if module is not None})
@@ -222,7 +224,8 @@ class ComposedMethod(ModelAndSource):
             images, acting, stored or {}
         )  # first: its workspace is free again for the target's
         captures = {m.name: capture for m in acting if (capture := m.capture(self._target_vit)) is not None}
-        logits = run_within(list(captures.values()), lambda: self._run_target(images))
+        with nullcontext() if self.attention is None else self.attention:
+            logits: Tensor = run_within(list(captures.values()), lambda: self.model(images))
         target = {name: capture.read(images) for name, capture in captures.items()}
         if mixer is not None:
             targets = mixer.relabel(targets, target.get(mixer.name))
@@ -234,11 +237,6 @@ class ComposedMethod(ModelAndSource):
         penalty = self._factor * torch.stack(added).sum() if added else torch.zeros((), device=loss.device)
         strongest = targets if targets.ndim == 1 else targets.argmax(-1)
         return FinishedStep(images, targets, logits, loss, penalty, logits.detach().argmax(-1) == strongest)
-
-    def _run_target(self, images: Tensor) -> Tensor:
-        with self._around_target():
-            logits: Tensor = self.model(images)
-        return logits
 
     def _capture_source(self, images: Tensor, acting: Sequence[Method], stored: Mapping[str, Any]) -> dict[str, Any]:
         """By method, what it captures of the source, in one pass for all."""

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 from torch import nn
 
-from gta.acceleration.attention import ShortAttention
+from gta.acceleration.attention import QuickAttention
 from gta.attention.maps import logits_and_rows
 from gta.data.datasets import resolved
 from gta.data.loading import EpochSampler, class_weights, loader, workers_for
@@ -134,18 +134,20 @@ def _train(
         methods,
         options.weight_schedule,
         options.weight_share,
-        ShortAttention,
+        QuickAttention(),
         class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
     )
     recorder = Recorder(folder)
     changing = bool(method.restarts or list(method.own.parameters()))
-    kept = [KeptAttention(folder, photos, info, options.keep_attention)] if options.keep_attention else []
-    trainer = make_trainer(options, [*kept, recorder], Checkpoints(folder), changing=changing)
+    trainer = make_trainer(options, [recorder], Checkpoints(folder), changing=changing)
     workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
     edits = None
     if method.looks:
         look = look or Look.of(options.look_source or options.source, info.image_size, options.heads)
         photos, edits = looked_at(photos, look, method, workers)
+    if options.keep_attention:  # of what is shown of the images; before the recorder, whose checkpoint ends an epoch
+        kept = KeptAttention(folder, photos, info, options.keep_attention)
+        trainer.callbacks.insert(0, kept)  # type: ignore[attr-defined]
     views = TrainViews(
         photos.train, info.image_size, options.seed, options.views if options.reuse else 0, options.views_set, edits
     )
@@ -194,6 +196,7 @@ def _train(
         "layer_decay": options.rates[1],
         "weight_decay": options.weight_decay,
         "precision": str(trainer.precision),
+        "attention_kernel": method.attention.names(),
         "source": options.source,
         "source_coverage": info.coverage,
         "train_images": len(photos.train),

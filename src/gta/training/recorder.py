@@ -19,6 +19,7 @@ from gta.training.finite import check_finite, check_weights
 from gta.training.module import FineTuning
 from gta.training.run_folder import CHECKPOINT, RunFolder
 
+SAVE_EVERY = 60.0  # seconds
 WAY_OUT = {
     "loss": "start another run with a lower --lr",
     "penalty": "start another run with a lower --weight, or a lower --lr",
@@ -26,7 +27,8 @@ WAY_OUT = {
 
 
 class Recorder(L.Callback):
-    """Writes `metrics.csv` and `last.ckpt` at the end of every epoch, each atomically.
+    """Writes `metrics.csv` at the end of every epoch; `last.ckpt` at the end of the first, of the last, and of those in
+    between where a minute has passed since it was written. Each atomically.
 
     The rows are part of the checkpoint, so that a resumed run's file has every epoch once.
     """
@@ -39,6 +41,7 @@ class Recorder(L.Callback):
         self.rows: list[dict[str, float]] = []
         self.epochs: list[dict[str, float]] = []
         self._steps: list[tuple[dict[str, float | Tensor], int]] = []  # of this epoch: values, images
+        self._saved = -math.inf  # when the checkpoint was written
         self._lr = self._started = self._ended = self._waited = 0.0
         self._trained: float | None = None  # seconds, once this epoch's validation has begun
 
@@ -123,10 +126,13 @@ class Recorder(L.Callback):
                 writer = csv.DictWriter(file, self.COLUMNS)
                 writer.writeheader()
                 writer.writerows(self.rows)
-        # Last: what is resumed from it writes the table anew. On every process: sharded strategies gather here.
-        trainer.save_checkpoint(self.folder.path / CHECKPOINT)
-        if trainer.is_global_zero:
-            self.folder.settle()
+        due = trainer.current_epoch + 1 == trainer.max_epochs or time.perf_counter() - self._saved >= SAVE_EVERY
+        if trainer.strategy.broadcast(due):
+            # Last: what is resumed from it writes the table anew. On every process: sharded strategies gather here.
+            trainer.save_checkpoint(self.folder.path / CHECKPOINT)
+            self._saved = time.perf_counter()
+            if trainer.is_global_zero:
+                self.folder.settle()
 
 
 class Checkpoints(TorchCheckpointIO):

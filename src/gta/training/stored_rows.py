@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from gta.acceleration.attention import ShortAttention
+from gta.acceleration.attention import QuickAttention
 from gta.acceleration.row_store import Pair, RowStore, check_replay, readable_size
 from gta.data.loading import loader
 from gta.data.reading import Photos
@@ -63,8 +64,8 @@ def check_reuse(options: TrainOptions, methods: Sequence[Method]) -> None:
 class StoredRows:
     """The source's rows of all training views, in a store."""
 
-    def __init__(self, method: GTA, source: nn.Module, store: RowStore) -> None:
-        self._method, self._source, self.store = method, source, store
+    def __init__(self, method: GTA, composed: ComposedMethod, store: RowStore) -> None:
+        self._method, self._composed, self.store = method, composed, store
 
     def replay(self, images: Tensor, rows: Tensor, check: bool) -> dict[str, list[Tensor]]:
         """What the method captures of the source on images (B, C, height, width), from their rows (B, L, H, N).
@@ -73,23 +74,23 @@ class StoredRows:
             GtaError: with `check`: they are not what the source gives for some of these images.
         """
         if check:
-            check_replay(rows[:CHECKED], rows_to_store(self._method, self._source, images[:CHECKED]))
+            source, attention = self._composed.source, self._composed.attention
+            check_replay(rows[:CHECKED], rows_to_store(self._method, source, images[:CHECKED], attention))
         return {self._method.name: list(rows.float().unbind(1))}
 
 
-def rows_to_store(method: GTA, source: nn.Module, images: Tensor) -> list[Tensor]:
+def rows_to_store(
+    method: GTA, source: nn.Module, images: Tensor, attention: QuickAttention | None = None
+) -> list[Tensor]:
     """The source's rows, L tensors (B, H, N) float32.
 
     Computed as the target computes its own in the same precision, to the bit where both have the same weights: rows
-    that were rounded otherwise, or not at all, would pull at the target from the first step on.
+    that were rounded otherwise, or not at all, would pull at the target from the first step on. `attention` is the
+    target's.
     """
     guidance = method.guidance
-
-    def as_the_target(images: Tensor) -> None:
-        with ShortAttention(always=True):  # inside of the capture, as around the target
-            source(images)
-
-    (rows,) = run_and_capture(as_the_target, images, [guidance.capture(guidance.source)])
+    with nullcontext() if attention is None else attention.as_when_trained():
+        (rows,) = run_and_capture(source, images, [guidance.capture(guidance.source)])
     return [row.float() for row in rows]
 
 
@@ -114,8 +115,8 @@ def stored_rows(
     if guide is None:
         return None
     source, device = composed.source, next(composed.model.parameters()).device
-    blank = torch.zeros(1, 3, info.image_size, info.image_size, device=device)
-    rows = rows_to_store(guide, source, blank)
+    blank = torch.zeros(options.batch_size, 3, info.image_size, info.image_size, device=device)  # attention is timed
+    rows = rows_to_store(guide, source, blank, composed.attention)
     key = {
         "source": digest(source),
         "heads": rows[0].shape[1],
@@ -128,6 +129,7 @@ def stored_rows(
         "views": views.fingerprint(),
         "device": device.type,
         "autocast": str(torch.get_autocast_dtype(device.type)) if torch.is_autocast_enabled(device.type) else None,
+        "attention": {} if composed.attention is None else composed.attention.chosen,
         "versions": {package: version(package) for package in COMPUTED_BY},
     }
     root = cache_folder("rows") if options.reuse_dir is None else Path(options.reuse_dir)
@@ -141,15 +143,14 @@ def stored_rows(
             if missing:
                 taken = readable_size(store.bytes_for(len(missing)))
                 print(f"the source's rows of {len(missing)} views: {taken} in {store.folder}", file=sys.stderr)
-                store.add(
-                    missing, _compute(guide, source, photos, info, views, missing, device, options.batch_size, workers)
-                )
-    return StoredRows(guide, source, store)
+                size = options.batch_size
+                store.add(missing, _compute(guide, composed, photos, info, views, missing, device, size, workers))
+    return StoredRows(guide, composed, store)
 
 
 def _compute(
     guide: GTA,
-    source: nn.Module,
+    composed: ComposedMethod,
     photos: Photos,
     info: SourceInfo,
     views: TrainViews,
@@ -159,7 +160,8 @@ def _compute(
     workers: int,
 ) -> Iterator[Tensor]:
     for images in loader(_Pairs(photos, views, pairs), batch_size, workers):
-        yield torch.stack(rows_to_store(guide, source, normalised(images.to(device), info.mean, info.std)), 1)
+        images = normalised(images.to(device), info.mean, info.std)
+        yield torch.stack(rows_to_store(guide, composed.source, images, composed.attention), 1)
 
 
 class _Pairs(Dataset[Tensor]):

@@ -121,7 +121,9 @@ class AttentionLogits(TorchFunctionMode):
         if self.paused:
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
-            query, key = self.attention(*args, **kwargs)
+            query, key, done = self.attention(*args, **kwargs)
+            if done is not None:
+                return done
             given = {"query": query, "key": key}
             args, kwargs = (query, key, *args[2:])[: len(args)], {k: given.get(k, v) for k, v in kwargs.items()}
         elif func is F.multi_head_attention_forward:
@@ -146,17 +148,17 @@ class AttentionLogits(TorchFunctionMode):
         is_causal: bool = False,
         scale: float | None = None,
         **unused: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """Read what is wanted of one call; the query and key for attention to go on with."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Read what is wanted of one call; the query and key for attention to go on with, or what it gives."""
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         if query.shape[-2] != key.shape[-2]:  # an attention-pooling head, not a layer
             if self.rows == "pool":
                 self._keep(QueryKeyPair(query, key[:, :, self.first_key :], scale, None))
-            return query, key
+            return query, key, None
         layer, first = self.calls, self.first_key
         self.calls += 1
         if self.rows == "pool" or layer not in self.layers:
-            return query, key
+            return query, key, None
         check_maskless(layer, query, attn_mask, is_causal)
         which = slice(0, 1) if self.rows == "cls" else slice(first, None)
         bias = None
@@ -167,13 +169,19 @@ class AttentionLogits(TorchFunctionMode):
         if key.shape[1] != query.shape[1]:  # grouped queries share a key
             keys = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         elif self.rows == "cls" and bias is None and _needs_gradient(query, key):
+            last = entered.captures[:1] == [self]  # nobody else has still to see this call
+            if last and not dropout_p and entered.attend is not None:
+                both = entered.attend(query, key, value, scale, first)
+                if both is not None:
+                    self._read.append(both[1])
+                    return query, key, both[0]
             query, key, row = RowBesideAttention.apply(query, key, scale, first)  # type: ignore[no-untyped-call]
             self._read.append(row)
-            return query, key
+            return query, key, None
         self._keep(QueryKeyPair(query[:, :, which], keys[:, :, first:], scale, bias))
         if self.on_complete is not None and layer == self.layers[-1]:
             self.on_complete(self)
-        return query, key
+        return query, key, None
 
     def _keep(self, pair: QueryKeyPair) -> None:
         # Without autograd nothing else keeps q and k alive, so only the row is kept; torch.compile fuses the

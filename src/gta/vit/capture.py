@@ -40,10 +40,16 @@ class StopForward(BaseException):
 
 
 class _Entered(threading.local):
-    """The captures that are entered around a pass in this thread and see every call of attention."""
+    """What is entered around a pass in this thread.
+
+    Attributes:
+        captures: those that see every call of attention, the outermost first.
+        attend: attention and its [cls] row in one, from q, k, v, scale and the row's first key; None for neither.
+    """
 
     def __init__(self) -> None:
         self.captures: list[Capture] = []
+        self.attend: Callable[[Tensor, Tensor, Tensor, float, int], tuple[Tensor, Tensor] | None] | None = None
 
 
 entered = _Entered()
