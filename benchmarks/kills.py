@@ -37,11 +37,13 @@ def _train(*more: str) -> Callable[[Path, Path], list[str]]:
 
 
 def _reuse(world: Path, place: Path) -> list[str]:
-    return _train("--reuse", "--views", "2", "--reuse-dir", str(place / "rows"))(world, place)
+    return _train("--method", "gta", "--reuse", "--views", "2", "--reuse-dir", str(place / "rows"))(world, place)
 
 
 def _overwrite(world: Path, place: Path) -> list[str]:
-    return [word for word in _train("--seed", "3", "--overwrite")(world, place) if word != "--resume"]
+    return [
+        word for word in _train("--method", "plain", "--seed", "3", "--overwrite")(world, place) if word != "--resume"
+    ]
 
 
 def _study(world: Path, place: Path) -> list[str]:
