@@ -104,4 +104,4 @@ def test_what_cannot_be_used_is_refused(name, temperature, word):
 
 def test_options_refuse_a_distance_by_name():
     with pytest.raises(GtaError, match="'l3' is not known: use one of l2, kl"):
-        TrainOptions(data="x", out="y", distance="l3")
+        TrainOptions(data="x", out="y", method="gta", distance="l3")

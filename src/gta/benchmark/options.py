@@ -38,7 +38,7 @@ class Bench:
     full_batch: int = 2
 
     def __post_init__(self) -> None:
-        read = TrainOptions(data="", out="", layers=self.layers).layers  # "0,-1" is a list
+        read = TrainOptions(data="", out="", method="gta", layers=self.layers).layers  # "0,-1" is a list
         object.__setattr__(self, "layers", read)
         for name, least in (("image_size", 1), ("batch_size", 2), ("rounds", 2), ("full_size", 1), ("full_batch", 1)):
             if getattr(self, name) < least:
