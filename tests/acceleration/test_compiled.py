@@ -177,8 +177,8 @@ def test_what_cannot_be_compiled_is_refused(images, monkeypatch):
 
 
 def test_training_compiles_where_it_is_told_to(photos, source_file, tmp_path, traces):
-    words = ["train", "--method", "gta", "--data", str(photos), "--source", str(source_file), "--image-size", "40", "--epochs", "2",
-             "--precision", "32", "--batch-size", "4", "--source-precision", "same"]  # fmt: skip
+    words = ["train", "--method", "gta", "--data", str(photos), "--source", str(source_file), "--image-size", "40",
+             "--epochs", "2", "--precision", "32", "--batch-size", "4", "--source-precision", "same"]  # fmt: skip
     assert cli([*words, "--out", str(tmp_path / "eager")]) == 0
     assert not traces
     assert cli([*words, "--out", str(tmp_path / "compiled"), "--source-compile"]) == 0
