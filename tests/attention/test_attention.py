@@ -13,7 +13,7 @@ from PIL import Image
 
 import gta
 from gta.attention import plots as draw
-from gta.attention.localisation import correct_localisation, entropy, largest_part, pointing_game, tight_boxes
+from gta.attention.localisation import correct_localisation, entropy, pointing_game, tight_boxes
 from gta.attention.metrics import jaccard, object_mass, patch_attention
 from gta.attention.segmentation import PROTOCOLS, object_jaccard, object_masks
 from gta.cli import main
@@ -24,6 +24,7 @@ from gta.data.transforms import ObjectViews
 from gta.sources.info import source_info
 from gta.training.evaluate import measure
 from gta.training.run_folder import save_weights
+from gta.vit.foreground import largest_part
 from tests.attention.test_metrics import dino_overlap
 from tests.conftest import TINY, reference_rows, tiny_vit
 

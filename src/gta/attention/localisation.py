@@ -2,13 +2,13 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou, masks_to_boxes
 
 from gta.attention.metrics import mean_map, top_mass
 from gta.attention.segmentation import object_masks
+from gta.vit.foreground import largest_part
 
 
 def pointing_game(attention: Tensor, objects: Tensor, grid: tuple[int, int], tolerance: float = 15.0) -> Tensor:
@@ -74,17 +74,6 @@ def entropy(attention: Tensor) -> Tensor:
     """
     shares = attention / attention.sum(-1, keepdim=True)
     return -(torch.special.xlogy(shares, shares).sum(-1) / math.log(attention.shape[-1])).mean(-1)
-
-
-def largest_part(mask: Tensor) -> Tensor:
-    """The largest 4-connected part of a (down, across) bool mask; of two as large the one that begins further up."""
-    from scipy import ndimage
-
-    parts, _ = ndimage.label(mask.numpy())
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0  # what is not in the mask
-    first = sizes[parts].argmax()  # a pixel of the largest part; argmax takes the first of equals, row by row
-    return torch.from_numpy(parts == parts.flat[first]) & mask
 
 
 def tight_boxes(masks: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gta.data.datasets import list_data
+from gta.files import file_digest
 from gta.methods import METHODS, method_names
 from gta.methods.compose import complete_settings
 from gta.sources.info import digest as weights_digest
@@ -36,7 +37,7 @@ def identity(options: TrainOptions, data: str, source: str, *, test: bool) -> di
         test: whether it is tested.
     """
     values = {key: value for key, value in asdict(options).items() if key not in PLACES}
-    listed = None if options.subset_list is None else _file_digest(Path(options.subset_list))
+    listed = None if options.subset_list is None else file_digest(Path(options.subset_list))
     look = None if options.look_source is None else source_digest(options.look_source, options.heads)
     return {
         **values,
@@ -65,7 +66,7 @@ def data_digest(spec: str, download: bool = False) -> str:
     samples = [(split, s) for split, of in listing.splits.items() for s in of]
     paths = {path for _, s in samples for path in (s.path, s.mask) if path is not None}
     with ThreadPoolExecutor() as pool:
-        of_file = dict(zip(paths, pool.map(_file_digest, paths), strict=True))
+        of_file = dict(zip(paths, pool.map(file_digest, paths), strict=True))
     lines = [
         f"{split} {s.name} {listing.classes[s.label]} {of_file[s.path]} {s.mask and of_file[s.mask]} {s.mask_kind}"
         for split, s in samples
@@ -135,11 +136,3 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
 
 def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            sha.update(chunk)
-    return sha.hexdigest()
