@@ -47,7 +47,7 @@ DEMO = Kind(
     ),
 )  # fmt: skip
 CHOSEN: dict[str, dict[str, Any]] = {
-    "plain": {"method": "plain", "lr": 3e-4, "layer_decay": 0.8, "epochs": 15},
+    "plain": {"method": "plain", "lr": 1e-4, "layer_decay": 0.65, "epochs": 15},
     "default": {"method": "auto", "epochs": 15},
 }
 
