@@ -3,9 +3,10 @@
 Each panel has its own colour scale, from the smallest to the largest value of its map.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ def draw_maps(
     samples: Sequence[Sample],
     classes: Sequence[str],
     path: Path,
+    shown: Mapping[str, Callable[[Sequence[Sample]], Sequence[Sample]]] = MappingProxyType({}),
 ) -> None:
     """Draw a dozen samples, spread evenly over the split, beside what the source and each model look at.
 
@@ -54,11 +56,13 @@ def draw_maps(
         samples: at least one.
         classes: names, by label.
         path: PNG to write; its folder is made.
+        shown: by a model's name, what it is shown of samples, where that is not all of them.
     """
     chosen = evenly_spread(samples, PICTURES)
     images, photos, masks = _open(chosen, info)
     _, source_maps = _mean_maps(source, images)
-    seen = {name: _mean_maps(model, images) for name, model in models.items()}
+    opened = {name: _open(shown[name](chosen), info) if name in shown else (images, photos, masks) for name in models}
+    seen = {name: _mean_maps(model, opened[name][0]) for name, model in models.items()}
     groups = []
     for i, sample in enumerate(chosen):
         name = classes[sample.label]
@@ -69,7 +73,8 @@ def draw_maps(
         for model, (logits, maps) in seen.items():
             guess = classes[int(logits[i].argmax())]
             verdict = ("✓ recognised", GREEN) if guess == name else (f"✗ {_short(guess, 20)}", RED)
-            panels.append(_Panel(photos[i], masks[i], model, maps[i], *verdict))
+            _, own_photos, own_masks = opened[model]
+            panels.append(_Panel(own_photos[i], own_masks[i], model, maps[i], *verdict))
         groups.append(panels)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as new:

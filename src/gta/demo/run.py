@@ -20,6 +20,7 @@ from gta.sources.info import source_info
 from gta.sources.loading import load_source
 from gta.studies.statistics import paired
 from gta.training.fit import train
+from gta.training.look import Closer
 from gta.training.options import TrainOptions
 from gta.training.run_folder import RUN, load_weights
 from gta.worlds.folder import write_world
@@ -122,8 +123,10 @@ def draw_pictures(folder: Path) -> None:
     """The page's two pictures, both of the first seed: examples of the data, and what the models look at."""
     source = load_source(COMMON.source, COMMON.image_size)
     photos = read_photos(folder / "data" / "seed0")
-    models = {name: load_weights(folder / "runs" / f"{name}-seed0")[0] for name in CHOSEN}
-    draw_maps(source, models, source_info(source), photos.test, photos.classes, folder / "attention.png")
+    runs = {name: folder / "runs" / f"{name}-seed0" for name in CHOSEN}
+    models = {name: load_weights(run)[0] for name, run in runs.items()}
+    shown = {name: closer.of_samples for name, run in runs.items() if (closer := Closer.load(run)) is not None}
+    draw_maps(source, models, source_info(source), photos.test, photos.classes, folder / "attention.png", shown)
     _draw_examples(photos, folder / "examples.png")
 
 
