@@ -57,7 +57,7 @@ def test_the_background_is_believed_where_it_is_the_class(worlds, more):
     species, ground = decided(worlds / "species", **more), decided(worlds / "ground", **more)
     assert "background_swap" in species.method
     assert ground.method == "plain"
-    assert ground.lr == 2 * species.lr == pytest.approx(8e-4)  # 192 wide
+    assert ground.lr == 2.5 * species.lr == pytest.approx(1e-3)  # 192 wide
     assert ground.layer_decay == species.layer_decay == 0.8
     assert ground.accuracy["background"] > 2 * ground.accuracy["object"]
     assert "in the background" in " ".join(ground.reasons)

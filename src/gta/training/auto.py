@@ -34,7 +34,7 @@ from gta.vit.structure import vit_info
 AUTO = "auto"
 WIDTH, LR = 384, 1e-4  # of a ViT-S; narrower models take larger steps, by the square of their width
 LAYER_DECAY = 0.8
-ANEW = 2.0  # times the learning rate where the source does not look at what the classes differ in
+ANEW = 2.5  # times the learning rate where the source does not look at what the classes differ in
 CROP, SWAP = "attention_crop", "background_swap"
 OBJECT, CROP_OF = (
     0.45,
