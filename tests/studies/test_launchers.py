@@ -51,7 +51,7 @@ def undisturbed(plan_file, tmp_path_factory) -> list[bytes]:
 
     before, out = torch.get_num_threads(), tmp_path_factory.mktemp("here") / "out"
     run_study(read_plan(str(plan_file)), out, Local(1, threads=1))
-    torch.set_num_threads(before)
+    assert torch.get_num_threads() == before
     return tables(out)
 
 

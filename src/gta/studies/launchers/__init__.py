@@ -62,12 +62,15 @@ def needs(package: str) -> GtaError:
     return GtaError(f'--launcher {package} needs a package: pip install "gta-vit[{package}]"')
 
 
-def set_threads(count: int) -> None:
-    """Of this process, from now on; 0 leaves them."""
+def set_threads(count: int) -> int:
+    """Of this process, from now on; 0 leaves them. How many there were, or 0 where they were left."""
     import torch
 
-    if count:
-        torch.set_num_threads(count)
+    if not count:
+        return 0
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    return before
 
 
 def thread_variables(count: int) -> dict[str, str]:

@@ -81,8 +81,9 @@ class Local(Launcher):
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         where = f", on {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}" if gpus else ""
+        self._before = 0
         if self._count == 1:
-            set_threads(self.threads)
+            self._before = set_threads(self.threads)
             return f"one run at a time, in this process{where}"
         return f"{self._count} processes of {self._threads} thread{'s' if self._threads > 1 else ''} each{where}"
 
@@ -118,6 +119,7 @@ class Local(Launcher):
         for worker in list(self._workers):
             self._dismiss(worker)
         self._selector.close()
+        set_threads(self._before)  # whoever called goes on with as many as before
 
     def _hand_out(self) -> None:
         """Give what waits to processes that have nothing, new ones where there is room."""
