@@ -1,7 +1,7 @@
 """Accuracy and attention of a model on a split, in float32."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from gta.data.sample import Sample
 from gta.data.transforms import TestViews
 from gta.sources.info import SourceInfo
 from gta.training.accuracy import accuracies
+from gta.vit.capture import evaluating
 from gta.vit.outputs import Features
 from gta.vit.structure import vit_info
 
@@ -68,8 +69,8 @@ def measure(
     views = TestViews(samples, info.image_size, info.mean, info.std)
     device = next(model.parameters()).device
     prefixes = vit_info(model).prefix_tokens, vit_info(source).prefix_tokens
-    loss, drift, masked = 0.0, 0.0, 0
-    guesses: list[Tensor] = []
+    drift, masked = 0.0, 0
+    said: list[Tensor] = []
     captured = Features(vit_info(source))
     sums = dict.fromkeys(("object_mass", "source_object_mass", "jaccard", "source_jaccard"), 0.0)
     for images, labels, masks in loader(views, batch_size, workers):
@@ -78,8 +79,7 @@ def measure(
         with captured:
             _, source_rows = logits_and_rows(source, images)
         logits = logits.float().cpu()
-        guesses.append(logits.argmax(-1))
-        loss += float(cross_entropy(logits, labels, reduction="sum"))
+        said.append(logits)
         apart = _drift(rows, source_rows, prefixes[0])
         drift += float(torch.stack(apart).mean(0).mean(-1).sum())
         if watch is not None:
@@ -93,11 +93,29 @@ def measure(
                 sums[which + "object_mass"] += float(object_mass(attention, mask, grid).sum())
                 sums[which + "jaccard"] += float(jaccard(attention, mask, grid).sum())
     return {
-        **accuracies(torch.tensor([sample.label for sample in samples]), torch.cat(guesses)),
-        "loss": loss / len(samples),
+        **of_classes(torch.cat(said), samples, batch_size),
         "drift": drift / len(samples),
         **{k: v / masked if masked else None for k, v in sums.items()},
     }
+
+
+def classify(
+    model: nn.Module, info: SourceInfo, samples: Sequence[Sample], *, batch_size: int = 32, workers: int = 0
+) -> Tensor:
+    """The model's logits (n, classes), float32 on the CPU, of at least one sample; nothing is read of its attention."""
+    device = next(model.parameters()).device
+    views = TestViews([replace(sample, mask=None) for sample in samples], info.image_size, info.mean, info.std)
+    with evaluating(model), torch.inference_mode():
+        said = [model(images.to(device)).float().cpu() for images, *_ in loader(views, batch_size, workers)]
+    return torch.cat(said)
+
+
+def of_classes(logits: Tensor, samples: Sequence[Sample], batch_size: int = 32) -> Measures:
+    """`accuracies` of what a model says of the samples, (n, classes), and its `loss`, mean cross-entropy in nats."""
+    labels = torch.tensor([sample.label for sample in samples])
+    batches = zip(logits.split(batch_size), labels.split(batch_size), strict=True)
+    loss = sum(float(cross_entropy(said, of, reduction="sum")) for said, of in batches)
+    return {**accuracies(labels, logits.argmax(-1)), "loss": loss / len(labels)}
 
 
 def _drift(rows: list[Tensor], source_rows: list[Tensor], prefix: int) -> list[Tensor]:

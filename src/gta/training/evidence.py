@@ -6,7 +6,7 @@ image is as the models saw it. The files and their columns: docs/commands.md.
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,14 +72,16 @@ class Watch:
         return torch.cat([batch[name] for batch in self._batches])
 
 
-def write_predictions(out: Path, photos: Photos, watches: dict[str, Watch]) -> None:
+def write_predictions(out: Path, photos: Photos, logits: Mapping[str, Tensor]) -> None:
     """`predictions.csv`: split, path, label, guess, and `p:CLASS` for every class, with 9 significant digits.
+
+    Of the model's logits (n, classes), by split.
 
     A softmax of their logarithms over a temperature is the softmax of the logits over it.
     """
     rows: list[dict[str, Any]] = []
-    for split, watch in watches.items():
-        probabilities = watch["logits"].double().softmax(-1)
+    for split, of in logits.items():
+        probabilities = of.double().softmax(-1)
         for sample, row in zip(photos.split(split), probabilities, strict=True):
             rows.append(
                 {

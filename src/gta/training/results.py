@@ -14,7 +14,7 @@ from gta.data.reading import Photos
 from gta.sources.info import SourceInfo
 from gta.training.calibration import calibration_error, fit_temperature
 from gta.training.cross_validation import MEASURES, out_of_fold
-from gta.training.evaluate import measure
+from gta.training.evaluate import classify, measure, of_classes
 from gta.training.evidence import Watch, write_evidence, write_predictions
 from gta.training.run_folder import RunFolder, save_weights
 
@@ -42,26 +42,33 @@ def evaluate(
         photos: of the run.
         workers: processes that load images.
         folder: of the run.
-        test: False leaves test alone, and of the evidence all but the predictions on val.
+        test: False leaves test alone, and of val everything but the predictions: such a run only chooses settings, or
+            is a fold.
         explored: see `write_evidence`.
         folds: of cross-validation, there are in the folder.
     """
     of_splits = [f"{split}_{name}" for split in ("val", "test") for name in OF_CLASSES]
     results: dict[str, Any] = dict.fromkeys((*of_splits, *OF_MASKS, *MEASURES))
     watches: dict[str, Watch] = {}
+    logits: dict[str, Tensor] = {}
     for split in ("val", "test") if test else ("val",):
-        if samples := getattr(photos, split):
+        if not (samples := getattr(photos, split)):
+            continue
+        if test:
             watches[split] = Watch(target, source)
             measured = measure(target, source, info, samples, workers=workers, watch=watches[split])
-            results |= {f"{split}_{name}": measured.pop(name) for name in OF_CLASSES}
-            results |= measured if split == "test" else {}
+            logits[split] = watches[split]["logits"]
+            results |= {name: measured[name] for name in OF_MASKS} if split == "test" else {}
+        else:
+            logits[split] = classify(target, info, samples, workers=workers)
+            measured = of_classes(logits[split], samples)
+        results |= {f"{split}_{name}": measured[name] for name in OF_CLASSES}
     seen = {
-        split: (watch["logits"], torch.tensor([sample.label for sample in photos.split(split)]))
-        for split, watch in watches.items()
+        split: (said, torch.tensor([sample.label for sample in photos.split(split)])) for split, said in logits.items()
     }
     if folds:
-        logits, labels, estimate = out_of_fold(folder.path, photos.classes)
-        seen["cv"] = logits, labels
+        said, labels, estimate = out_of_fold(folder.path, photos.classes)
+        seen["cv"] = said, labels
         results |= estimate
     temperature, calibration = calibrate(seen)
     results |= calibration
@@ -79,9 +86,9 @@ def evaluate(
             "temperature": temperature,
         },
     )
+    if logits:
+        write_predictions(folder.path, photos, logits)
     if watches:
-        write_predictions(folder.path, photos, watches)
-    if watches and test:
         write_evidence(folder.path, target, source, info, photos, watches, explored, workers)
     if "test" in watches:
         picture = folder.path / "maps" / "attention.png"
