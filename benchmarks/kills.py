@@ -1,7 +1,7 @@
 """kill -9 at random moments: after the same command is given again, is every tensor what it would have been?
 
     python benchmarks/kills.py --each 25 --out /tmp/kills
-    python benchmarks/kills.py --each 5 --only train,auto
+    python benchmarks/kills.py --each 5 --only default,auto
 
 Each command runs once undisturbed, then `--each` times in a fresh place: killed at a moment drawn from its duration (a
 second time, with `--twice`), and given again until it ends. Its model files are then compared tensor by tensor, its
@@ -55,6 +55,7 @@ def _study(world: Path, place: Path) -> list[str]:
 # What is run, and what must have been run before it in the same place.
 COMMANDS: dict[str, tuple[Callable[[Path, Path], list[str]], Callable[[Path, Path], list[str]] | None]] = {
     "train": (_train("--method", "plain"), None),
+    "default": (_train(), None),
     "auto": (_train("--method", "gta", "--weight", "auto"), None),
     "reuse": (_reuse, None),
     "overwrite": (_overwrite, _train("--method", "plain")),
