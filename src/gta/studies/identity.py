@@ -104,12 +104,20 @@ def _code(first: tuple[str, ...]) -> str:
         if module in found:
             continue
         path = _path(module)
-        tree = ast.parse("" if path is None else path.read_text(encoding="utf-8"))
-        waiting += [name for name in _imported(tree) if name not in found]
-        found[module] = ast.dump(_without_docstrings(tree))
+        found[module], imported = _parsed("" if path is None else path.read_text(encoding="utf-8"))
+        waiting += [name for name in imported if name not in found]
     return text_digest("\n".join(f"{name} {code}" for name, code in sorted(found.items())))
 
 
+@cache  # methods share most of what they import
+def _parsed(text: str) -> tuple[str, tuple[str, ...]]:
+    """A module's code without comments and docstrings, and what it imports of this package."""
+    tree = ast.parse(text)
+    imported = tuple(_imported(tree))
+    return ast.dump(_without_docstrings(tree)), imported
+
+
+@cache
 def _path(module: str) -> Path | None:
     inside = module.split(".")
     place = _PACKAGE.joinpath(*inside[1:])
