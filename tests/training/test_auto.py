@@ -59,10 +59,29 @@ def test_the_background_is_believed_where_it_is_the_class(worlds, more):
     assert ground.method == "plain"
     assert ground.lr == 2.5 * species.lr == pytest.approx(1e-3)  # 192 wide
     assert ground.layer_decay == species.layer_decay == 0.8
-    assert ground.accuracy["background"] > 2 * ground.accuracy["object"]
+    assert ground.accuracy["background"] > 1.5 * ground.accuracy["object"]
+    torch.rand(1)  # whatever was drawn before
+    assert decided(worlds / "ground", **more).accuracy == ground.accuracy
     assert "in the background" in " ".join(ground.reasons)
     asked = "36 training images" if more else "36 validation images"
     assert asked in species.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("crop", "object_", "background", "chosen"),
+    [
+        (85, 70, 100, "plain"), (89, 70, 100, "attention_crop+background_swap"),
+        (85, 77, 100, "attention_crop+background_swap"), (60, 90, 30, "background_swap"),
+    ],
+)  # fmt: skip
+def test_objects_and_crops_must_both_tell_much_less_than_backgrounds(
+    worlds, monkeypatch, crop, object_, background, chosen
+):
+    """The thresholds that docs/default.md states; crops that tell much less than whole pictures are not taken."""
+    told = {"whole": 95, "crop": crop, "object": object_, "background": background}
+    right = {kind: torch.arange(100) < hits for kind, hits in told.items()}
+    monkeypatch.setattr("gta.training.auto._right", lambda *_: right)
+    assert decided(worlds / "species", val=()).method == chosen
 
 
 def test_options_that_are_given_are_kept(worlds):
