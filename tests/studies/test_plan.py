@@ -130,6 +130,7 @@ def test_plans_extend_others_and_are_changed_in_passing(tmp_path):
         ({"methods": ["plain", "magic"]}, "no method 'magic'"),
         ({"methods": ["plain", "plain"]}, "each once"),
         ({"methods": {"gta": 3}}, "write {OPTION"),
+        ({"methods": {"gta": None}}, "all are taken out"),
         ({"methods": {"gta": {"magic": [1]}}}, "not an option of gta train"),
         ({"methods": {"gta": {"bss.eta": [1]}}}, "does not have bss"),
         ({"methods": {"gta": {"weight": [-1]}}}, "from 0 to 1e30"),
@@ -144,6 +145,14 @@ def test_plans_extend_others_and_are_changed_in_passing(tmp_path):
 def test_what_no_study_can_use_is_refused(change, words):
     with pytest.raises(GtaError, match=words):
         make_plan(PLAN | change)
+
+
+def test_methods_are_taken_out_of_a_list_and_of_all():
+    everything = read_plan("world-methods").trials
+    assert [*read_plan("world-methods", ["methods.bss=null"]).trials] == [name for name in everything if name != "bss"]
+    assert [*read_plan("compare", ["data.mine=x", "methods.bss=null"]).trials] == [
+        "plain", "l2_sp", "attention_only", "gta"
+    ]  # fmt: skip
 
 
 def test_files_and_changes_that_cannot_be_used_are_refused(tmp_path):

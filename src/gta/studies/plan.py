@@ -133,7 +133,7 @@ def read_plan(name: str, changes: Sequence[str] = ()) -> Plan:
             raise GtaError(f"{change} cannot be used: {error}") from error
         for part in reversed(key.split(".")):
             value = {part: value}
-        content = merged(content, value)
+        content = _extended(content, value)
     return make_plan(content)
 
 
@@ -155,8 +155,16 @@ def plan_content(name: str, beside: Path | None = None, seen: tuple[Path, ...] =
     if not isinstance(content, dict):
         raise GtaError(f"{path} is not a plan: write data: {{NAME: PATH}} and methods: [NAME, ...].")
     if base := content.pop("extends", None):
-        content = merged(plan_content(str(base), path.parent, (*seen, path.resolve())), content)
+        content = _extended(plan_content(str(base), path.parent, (*seen, path.resolve())), content)
     return content
+
+
+def _extended(below: Content, over: Content) -> Content:
+    """`merged`; where methods are only taken out, of the entries that a list, or "all", stands for."""
+    given, named = over.get("methods"), below.get("methods", DEFAULTS["methods"])
+    if isinstance(given, dict) and given and not any(v is not None for v in given.values()):
+        below = {**below, "methods": _entries(named)}
+    return merged(below, over)  # type: ignore[no-any-return]
 
 
 def merged(below: Any, over: Any) -> Any:
@@ -184,6 +192,8 @@ def make_plan(content: Content, refused: frozenset[str] = frozenset()) -> Plan:
     fractions = content["fractions"]
     shares = fractions if isinstance(fractions, dict) else {share: {} for share in fractions}
     entries = {name: entry for name, entry in _entries(content["methods"]).items() if entry is not None}
+    if not entries:
+        raise GtaError("a plan needs a method: all are taken out of this one.")
     grid = content["grid"] if content["grid"] is not None else {"lr": shipped_grid()["lr"]}
     trials: Mapping[str, Sequence[Trial]]
     trials = {name: trials_of(name, entry, grid, OWN | refused) for name, entry in entries.items()}
