@@ -131,6 +131,7 @@ def test_plans_extend_others_and_are_changed_in_passing(tmp_path):
         ({"methods": ["plain", "plain"]}, "each once"),
         ({"methods": {"gta": 3}}, "write {OPTION"),
         ({"methods": {"gta": None}}, "all are taken out"),
+        ({"methods": "all but magic"}, "no 'magic'"),
         ({"methods": {"gta": {"magic": [1]}}}, "not an option of gta train"),
         ({"methods": {"gta": {"bss.eta": [1]}}}, "does not have bss"),
         ({"methods": {"gta": {"weight": [-1]}}}, "from 0 to 1e30"),
@@ -148,8 +149,11 @@ def test_what_no_study_can_use_is_refused(change, words):
 
 
 def test_methods_are_taken_out_of_a_list_and_of_all():
-    everything = read_plan("world-methods").trials
-    assert [*read_plan("world-methods", ["methods.bss=null"]).trials] == [name for name in everything if name != "bss"]
+    everything = read_plan("world-methods", ["methods=all"]).trials
+    assert {*everything} - {*read_plan("world-methods").trials} == {"co_tuning"}
+    assert {*everything} - {*read_plan("world-methods", ["methods=all but gta, lora"]).trials} == {"gta", "lora"}
+    left = [name for name in everything if name not in ("bss", "co_tuning")]
+    assert [*read_plan("world-methods", ["methods.bss=null"]).trials] == left
     assert [*read_plan("compare", ["data.mine=x", "methods.bss=null"]).trials] == [
         "plain", "l2_sp", "attention_only", "gta"
     ]  # fmt: skip

@@ -8,6 +8,7 @@ from torch import nn
 from gta.errors import GtaError
 from gta.sources.checkpoint_files import read_checkpoint
 from gta.sources.info import source_info
+from gta.sources.loading import EMBEDDED
 
 
 def source_classifier(source: nn.Module, method: str) -> nn.Linear:
@@ -28,7 +29,7 @@ def source_classifier(source: nn.Module, method: str) -> nn.Linear:
         found = supervised.get_classifier()
         state = found[0].state_dict() if isinstance(found, tuple) else found.state_dict()
     else:
-        tensors, _ = read_checkpoint(Path(info.spec))
+        tensors, _ = read_checkpoint(EMBEDDED.get(info.spec, Path(info.spec)))
         weight = next((k for k in tensors if k == "head.weight" or k.endswith(".head.weight")), "")
         bias = weight.removesuffix("weight") + "bias"
         state = {n: tensors[k] for n, k in (("weight", weight), ("bias", bias)) if k in tensors}

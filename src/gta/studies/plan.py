@@ -4,7 +4,8 @@
     data: {NAME: DATA}        or {NAME: {path: DATA, OPTION: VALUE}} or {NAME: {world: {OPTION: VALUE}, OPTION: VALUE}}
     fractions: [1.0]          or {0.15: {OPTION: VALUE}}
     options: {OPTION: VALUE}  of gta train, for every run; those of data, of a fraction, of a method go over them
-    methods: all              or [NAME, ...] with the grids they come with, or {NAME: {OPTION: VALUE or [VALUE, ...]}}
+    methods: all              or all but NAME, NAME; or [NAME, ...], with the grids they come with; or
+                              {NAME: {OPTION: VALUE or [VALUE, ...]}}
     grid: {OPTION: [...]}     tried of every method whose entry does not say otherwise; by default learning rates
     budget: 12                trials drawn of each; by default all, of which every method then has as many
     choose: [val_top1, val_loss]  what one of a method's trials is chosen by, the second among equals; []: report all
@@ -288,9 +289,14 @@ def _entries(methods: Any) -> dict[str, Any]:
                 f"the entry of {wrong[0]} cannot be {methods[wrong[0]]!r}: write {{OPTION: [...]}}, or {{}}."
             )
         return methods
-    names = list(shipped) if methods == "all" else methods.split(",") if isinstance(methods, str) else methods
+    if isinstance(methods, str):
+        left_out = [*map(str.strip, methods.removeprefix("all but ").split(","))] if methods.startswith("all") else []
+        if unknown := [name for name in left_out if name not in (*shipped, "all")]:
+            raise GtaError(f"methods cannot be {methods!r}: the grid has no {unknown[0]!r}.")
+        methods = [name for name in shipped if name not in left_out] if left_out else methods.split(",")
+    names = methods
     if not isinstance(names, list) or not names or len({*map(str, names)}) < len(names):
-        raise GtaError(f"methods cannot be {methods!r}: write all, or a list that names each once.")
+        raise GtaError(f"methods cannot be {methods!r}: write all, all but NAME, or a list that names each once.")
     if unknown := [str(name) for name in names if name not in shipped]:
         raise GtaError(
             f"the grid has no method {unknown[0]!r}: it has {', '.join(shipped)}. Write an entry for it, as in "

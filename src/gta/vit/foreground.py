@@ -18,10 +18,11 @@ from gta.vit.capture import evaluating, run_and_capture
 from gta.vit.structure import vit_info
 
 LAYERS = 3  # the last ones: their heads look at objects, the last alone more at parts of them
+COMPACT = 0.05  # of the picture's squared side: spreads well below it are as good as none
 
 
 def saliency(model: nn.Module, images: Tensor, layers: Sequence[int] | None = None, smooth: float = 0.8) -> Tensor:
-    """The model's [cls] attention over the patches: mean over heads and layers, smoothed.
+    """The model's [cls] attention over the patches: mean over layers and heads by how compact they are, smoothed.
 
     Args:
         model: a ViT with a [cls] token.
@@ -43,10 +44,26 @@ def saliency(model: nn.Module, images: Tensor, layers: Sequence[int] | None = No
     capture = AttentionMaps(vit, range(max(0, vit.depth - LAYERS), vit.depth) if layers is None else layers)
     with evaluating(model):
         (maps,) = run_and_capture(model, images, [capture])
-    found: Tensor = torch.stack(maps).mean((0, 2)).unflatten(-1, grid).cpu()
+    found = compact_mean(torch.stack(maps, 1).unflatten(-1, grid)).cpu()
     if smooth > 0:
         found = gaussian_blur(found, [2 * round(3 * smooth) + 1] * 2, [smooth] * 2)
     return found / found.sum((-2, -1), keepdim=True)
+
+
+def compact_mean(maps: Tensor) -> Tensor:
+    """The mean over layers and heads, (B, L, H, h, w) -> (B, h, w), of which those that look at one place count most.
+
+    A head counts by 1 / (spread + `COMPACT`)², its spread being the variance of where it looks, down and across, in
+    squared sides of the picture. Heads that look everywhere look at the background too. What this brings, and other
+    averages: docs/default.md.
+    """
+    share = maps / maps.sum((-2, -1), keepdim=True)
+    spread = torch.zeros(maps.shape[:3], device=maps.device)
+    for across, others in ((maps.shape[-1], -2), (maps.shape[-2], -1)):
+        place, looks = torch.linspace(0, 1, across, device=maps.device), share.sum(others)
+        spread += (looks * place**2).sum(-1) - (looks * place).sum(-1) ** 2
+    weights = (spread + COMPACT) ** -2
+    return (maps * weights[..., None, None]).sum((1, 2)) / weights.sum((1, 2))[:, None, None]
 
 
 def ranked(saliency: Tensor) -> Tensor:
