@@ -1,118 +1,119 @@
-"""Which reading of a source's [cls] attention tells best what a picture is about? Against masks, without any training.
+"""Which reading of a source's [cls] attention tells best what a picture is about? Without any training.
 
-    python benchmarks/foreground.py --data photos --source dinov2_vits14.safetensors --size 126
+    python benchmarks/foreground.py --data photos --source dinov2_vits14.safetensors --look-size 126 --image-size 98
 
-Per layers whose attention is averaged and way of averaging its heads: how well the patches that hold 60 % of it overlap
-the object's (intersection over union), what of the object they keep, what of them is object; the same with agreement:
-only connected parts that hold a patch of the top 30 %; and how well the box of `attention_crop` overlaps the object's.
-The averages: mean; compact, each head by the inverse variance of its attention over the picture; sharp, by the inverse
-of its entropy, squared.
+For the last layers whose attention is averaged and ways of averaging their heads: how many images of a split the frozen
+source tells the class of by the crops of `attention_crop` (ridge regression on its features, learned from train), and,
+of the images with masks, how well the crop's box overlaps the object's and the patches that hold 60 % of the attention
+overlap the object (intersection over union), what of the object these keep and what of them is object. The averages:
+mean; compact, the rule of `gta.vit.foreground`; sharp, each head by the inverse of its squared entropy.
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 from torchvision.ops import box_iou, masks_to_boxes
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from gta.data.loading import loader
 from gta.data.reading import read_photos
-from gta.data.transforms import ObjectViews
+from gta.data.sample import Sample
+from gta.data.transforms import LookViews, ObjectViews, TestViews
 from gta.sources.info import source_info
 from gta.sources.loading import load_source
 from gta.tables import markdown
+from gta.training.auto import ridge
 from gta.vit.attention_logits import AttentionMaps
 from gta.vit.capture import run_and_capture
-from gta.vit.foreground import attended_box, ranked
+from gta.vit.foreground import attended_box, compact_mean, ranked
 from gta.vit.structure import vit_info
 
-MASS, SURE, SMOOTH = 0.6, 0.3, 0.8
+MASS, SMOOTH = 0.6, 0.8
 
 
 def mean(maps: Tensor) -> Tensor:
-    return torch.ones(maps.shape[:3])
-
-
-def compact(maps: Tensor) -> Tensor:
-    down, across = maps.shape[-2:]
-    y, x = (torch.linspace(0, 1, n) for n in (down, across))
-    share = maps / maps.sum((-2, -1), keepdim=True)
-    rows, columns = share.sum(-1), share.sum(-2)
-    spread = sum((p * of**2).sum(-1) - (p * of).sum(-1) ** 2 for p, of in ((rows, y), (columns, x)))
-    return 1 / spread
+    return maps.mean((1, 2))
 
 
 def sharp(maps: Tensor) -> Tensor:
     share = (maps / maps.sum((-2, -1), keepdim=True)).flatten(-2)
-    return 1 / torch.special.entr(share).sum(-1) ** 2
+    weights = torch.special.entr(share).sum(-1) ** -2
+    return (maps * weights[..., None, None]).sum((1, 2))
 
 
-def agreeing(kept: Tensor, sure: Tensor) -> Tensor:
-    parts, _ = ndimage.label(kept.numpy())
-    parts = torch.from_numpy(parts)
-    return torch.isin(parts, parts[sure & kept].unique()) & kept
+WAYS = {"mean": mean, "compact": compact_mean, "sharp": sharp}
+Reading = tuple[int, str]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="with masks")
+    parser.add_argument("--data", required=True)
     parser.add_argument("--source", required=True)
-    parser.add_argument("--size", type=int, default=126, help="px")
-    parser.add_argument("--split", default="test")
+    parser.add_argument("--look-size", type=int, default=126, help="px of the images it looks at")
+    parser.add_argument("--image-size", type=int, default=98, help="px of the crops")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3, 6], help="last ones, averaged")
     given = parser.parse_args()
-    samples = [s for s in read_photos(given.data).split(given.split) if s.mask is not None]
-    source = load_source(given.source, given.size).eval()
-    vit, info = vit_info(source), source_info(source)
-    views = ObjectViews(samples, info.image_size, info.mean, info.std)
-    last = sorted({n for n in (1, 2, 3, 6, vit.depth) if n <= vit.depth})
-    ways: tuple[Callable[[Tensor], Tensor], ...] = (mean, compact, sharp)
-    found: dict[tuple[int, str], list[list[float]]] = {(n, way.__name__): [] for n in last for way in ways}
-    for images, objects in loader(views, 32, 0):
-        with torch.no_grad():
-            (maps,) = run_and_capture(source, images, [AttentionMaps(vit, range(vit.depth))])
-        grid = vit.patches(images)
-        assert grid is not None
-        of_layers = torch.stack(maps, 1).unflatten(-1, grid)  # (B, L, H, down, across)
-        cover = F.adaptive_avg_pool2d((objects > 0).float()[:, None], grid)[:, 0]
-        for n in last:
-            for way in ways:
-                weights = way(of_layers[:, -n:])[..., None, None]
-                seen = (of_layers[:, -n:] * weights).flatten(1, 2).sum(1)
-                seen = gaussian_blur(seen, [2 * round(3 * SMOOTH) + 1] * 2, [SMOOTH] * 2)
-                found[n, way.__name__] += list(measures(ranked(seen), cover, objects > 0))
+    photos = read_photos(given.data)
+    splits = [photos.split("train"), photos.split(given.split)]
+    looks, sees = (load_source(given.source, size).eval() for size in (given.look_size, given.image_size))
+    read = [ranks(looks, samples, given.layers) for samples in splits]
+    labels = [torch.tensor([sample.label for sample in samples]) for samples in splits]
+    masks = [objects for _, objects in ObjectViews(splits[1], given.look_size, (0.5,) * 3, (0.5,) * 3)]
     rows = []
-    for (n, name), of in found.items():
-        names = ("IoU", "object kept", "of it object", "IoU, agreeing", "object kept, agreeing", "box IoU")
-        rows.append({"last layers": n, "heads": name} | dict(zip(names, numbers(of), strict=True)))
-    print(f"{len(samples)} images of {given.split}, {given.source} at {info.image_size} px\n\n{markdown(rows)}")
+    for reading in read[0]:
+        boxes = [[attended_box(rank, aspect=aspect) for rank, aspect in of[reading]] for of in read]
+        crops = [crop(sees, samples, of) for samples, of in zip(splits, boxes, strict=True)]
+        told = (ridge(crops[0], labels[0], crops[1]) == labels[1]).double().mean()
+        row = {"last layers": reading[0], "heads": reading[1], "told by the crop": f"{100 * told:.1f}"}
+        if any((mask > 0).any() for mask in masks):
+            row |= overlap([rank for rank, _ in read[1][reading]], boxes[1], masks)
+        rows.append(row)
+    print(f"{len(splits[1])} images of {given.split}\n\n{markdown(rows)}")
 
 
-def measures(ranks: Tensor, cover: Tensor, objects: Tensor) -> Iterable[list[float]]:
-    for rank, on, mask in zip(ranks, cover, objects, strict=True):
-        if not mask.any():
+def ranks(source: torch.nn.Module, samples: Sequence[Sample], last: Sequence[int]) -> dict[Reading, list]:
+    """By reading, of each image its rank (h, w) and its width over its height."""
+    vit, info = vit_info(source), source_info(source)
+    found: dict[Reading, list] = {}
+    for images, aspects in loader(LookViews(samples, info.image_size, info.mean, info.std), 32, 0):
+        (layers,) = run_and_capture(source, images, [AttentionMaps(vit, range(vit.depth))])
+        maps = torch.stack(layers, 1).unflatten(-1, vit.patches(images))
+        for n in last:
+            for name, way in WAYS.items():
+                seen = gaussian_blur(way(maps[:, -n:]), [2 * round(3 * SMOOTH) + 1] * 2, [SMOOTH] * 2)
+                found.setdefault((n, name), []).extend(zip(ranked(seen), aspects.tolist(), strict=True))
+    return found
+
+
+def crop(source: torch.nn.Module, samples: Sequence[Sample], boxes: Sequence[tuple[float, ...]]) -> Tensor:
+    """The source's features of the crops, (n, width) float64."""
+    info = source_info(source)
+    boxed = [replace(sample, mask=None, box=box) for sample, box in zip(samples, boxes, strict=True)]
+    views = loader(TestViews(boxed, info.image_size, info.mean, info.std, frame="whole"), 32, 0)
+    with torch.inference_mode():
+        return torch.cat([source(images).double() for images, *_ in views])
+
+
+def overlap(found: Sequence[Tensor], boxes: Sequence[tuple[float, ...]], masks: Sequence[Tensor]) -> dict[str, str]:
+    sums, n = torch.zeros(4), 0
+    for rank, box, mask in zip(found, boxes, masks, strict=True):
+        if not (objects := mask > 0).any():
             continue
-        kept = rank <= MASS
-        both = agreeing(kept, rank <= SURE)
         size = torch.tensor([mask.shape[1], mask.shape[0]] * 2)
-        box = torch.tensor([attended_box(rank)]) * size
-        tight = masks_to_boxes(mask[None]) + torch.tensor([0, 0, 1, 1])
-        overlap = float(box_iou(box, tight))
-        precise = float(on[kept].mean())
-        yield [iou(kept, on), float(on[kept].sum() / on.sum()), precise, iou(both, on),
-               float(on[both].sum() / on.sum()), overlap]  # fmt: skip
-
-
-def iou(kept: Tensor, on: Tensor) -> float:
-    inside = float(on[kept].sum())
-    return inside / (float(kept.sum()) + float(on.sum()) - inside)
-
-
-def numbers(of: list[list[float]]) -> list[str]:
-    return [f"{value:.3f}" for value in torch.tensor(of).mean(0).tolist()]
+        tight = masks_to_boxes(objects[None]) + torch.tensor([0, 0, 1, 1])
+        cover = F.adaptive_avg_pool2d(objects.float()[None], rank.shape)[0]
+        kept = rank <= MASS
+        inside, held = float(cover[kept].sum()), float(kept.sum())
+        union = held + float(cover.sum()) - inside
+        of = [float(box_iou(torch.tensor([box]) * size, tight)), inside / union, inside / float(cover.sum())]
+        sums, n = sums + torch.tensor([*of, inside / held]), n + 1
+    names = ("box IoU", "patches IoU", "of the object", "is object")
+    return {name: f"{value:.2f}" for name, value in zip(names, (sums / n).tolist(), strict=True)}
 
 
 if __name__ == "__main__":
