@@ -47,7 +47,7 @@ def around_the_step(setting: Setting, rounds: int) -> dict[str, Any]:
             precision="bf16" if setting.low else "32", image_size=size, devices=1,
         )  # fmt: skip
         sampler = EpochSampler(len(samples), seed=0)
-        batches = loader(TrainViews(samples, size, seed=0), options.batch_size, workers, sampler=sampler)
+        batches = loader(TrainViews(samples, size, seed=0), options.batch, workers, sampler=sampler)
         normalise = partial(normalised, mean=info.mean, std=info.std)
         method = ComposedMethod(setting.target, setting.source, [Plain()], attention=setting.attention)
         module = FineTuning(method, options, STEPS * options.epochs, lambda: (), normalise)

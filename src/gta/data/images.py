@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from gta.devices import cores, free_memory
 from gta.errors import GtaError
 from gta.files import file_digest
 
@@ -135,7 +136,7 @@ def inspect_all(paths: Iterable[Path]) -> tuple[dict[Path, tuple[str, tuple[int,
 
 def on_all_cores(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
     """The function's results, in the order of the items, from as many threads as there are cores."""
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(function, items))
 
 
@@ -219,11 +220,3 @@ def cropped(image: Image.Image, box: Box | None) -> Image.Image:
     left, top, right, bottom = (round(e * s) for e, s in zip(box, (*image.size, *image.size), strict=True))
     left, top = min(left, image.width - 1), min(top, image.height - 1)
     return image.crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-
-
-def free_memory() -> float:
-    """Bytes of main memory that are not in use; 4 GB where the system does not say."""
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):
-        return 4e9

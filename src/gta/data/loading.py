@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gta.data.transforms import seed_of
+from gta.devices import cores
 
 NO_EPOCH = 1_000_003  # more epochs than any training has
 
@@ -53,9 +54,12 @@ def class_weights(labels: Sequence[int]) -> Tensor:
     return len(labels) / (images.count_nonzero() * images.clamp(min=1))
 
 
-def workers_for(accelerator: str) -> int:
-    """Loader processes: none where the CPU trains (they would take its cores), else one per thread, up to 8."""
-    return 0 if accelerator == "cpu" else min(8, torch.get_num_threads())
+def workers_for(accelerator: str, devices: int = 1) -> int:
+    """Loader processes of each device: none where the CPU trains (they would take its cores), else up to 8.
+
+    Together they are no more than there are cores, though one each at least.
+    """
+    return 0 if accelerator == "cpu" else min(8, max(1, cores() // devices))
 
 
 def loader(views: Dataset[Any], batch_size: int, workers: int, **more: Any) -> DataLoader[Any]:

@@ -60,7 +60,7 @@ def _timed(study: Study, run: Run) -> tuple[float, float, int]:
     study.prepare(run)
     options = study.options(run.cell, run.trial, run.seed)
     images = len(list_data(options.data).splits["train"]) * run.cell.fraction
-    share = min(1.0, BATCHES * options.batch_size / images) * run.cell.fraction
+    share = min(1.0, BATCHES * options.batch / images) * run.cell.fraction
     out = run.folder.with_name("timed")
     short = replace(options, epochs=2, val_every=2, fraction=ceil(1000 * share) / 1000, out=str(out))
     found = train(short, overwrite=out.exists())

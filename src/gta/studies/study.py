@@ -1,6 +1,5 @@
 """A plan in a folder: which runs it has, which of them are needed now, and what validation has chosen."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from gta.studies import execute
 from gta.studies.grid import Trial
 from gta.studies.identity import data_digest, folder_name, identity, source_digest, world_digest
 from gta.studies.plan import Plan
+from gta.training.batch import step_bytes
 from gta.training.options import TrainOptions
 from gta.training.source import load_for_training
 from gta.worlds.folder import write_world
@@ -198,9 +198,7 @@ class Study:
         most = 0
         for batch_size, source in self._sources():
             weights = sum(p.numel() for p in source.parameters())
-            tokens = math.prod(source.patch_embed.grid_size)
-            activations = 64 * batch_size * tokens * source.embed_dim * len(source.blocks)
-            most = max(most, 1_000_000_000 + 24 * weights + activations)
+            most = max(most, 1_000_000_000 + 24 * weights + step_bytes(source, batch_size))
         return most
 
     def _sources(self) -> Iterator[tuple[int, Any]]:
@@ -209,7 +207,7 @@ class Study:
         for cell in self.cells:
             o = TrainOptions(data="", out="", **self.plan.base(*cell))
             key = (o.source, o.image_size, o.heads)
-            largest[key] = max(o.batch_size, largest.get(key, 0))
+            largest[key] = max(o.batch, largest.get(key, 0))
         return ((batch, load_for_training(*key)) for key, batch in largest.items())
 
     def _identity(self, cell: Cell, options: TrainOptions, *, test: bool) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -22,11 +21,12 @@ from gta.data.reading import Photos, read_photos
 from gta.data.transforms import TestViews, TrainViews, normalised
 from gta.devices import device_name
 from gta.files import write_json, write_text
-from gta.methods.base import Batches, Method
+from gta.methods.base import Batches
 from gta.methods.compose import ComposedMethod, complete_settings, make_methods
 from gta.sources.info import SourceInfo, digest, source_info
 from gta.sources.loading import new_target
 from gta.training.auto import AUTO, decide
+from gta.training.batch import Batch
 from gta.training.cross_validation import train_folds
 from gta.training.evidence import KeptAttention
 from gta.training.finite import Diverged, check_finite, check_weights
@@ -47,7 +47,7 @@ from gta.training.run_folder import (
 )
 from gta.training.source import load_for_training
 from gta.training.stored_rows import StoredRows, check_reuse, stored_rows
-from gta.training.trainer import is_first_process, make_trainer
+from gta.training.trainer import described, is_first_process, make_trainer
 
 
 def train(
@@ -77,15 +77,14 @@ def train(
     """
     began = time.perf_counter()
     options = replace(options, settings=complete_settings(options.method, options.settings))
-    methods = make_methods(options)
-    check_reuse(options, methods)
+    check_reuse(options, make_methods(options))
     folder = RunFolder(Path(options.out), resume=resume, overwrite=overwrite)
     with folder.held() if is_first_process() else nullcontext():
-        return _train(options, methods, folder, keep_finite, test, began)
+        return _train(options, folder, keep_finite, test, began)
 
 
 def _train(
-    options: TrainOptions, methods: Sequence[Method], folder: RunFolder, keep_finite: bool, test: bool, began: float
+    options: TrainOptions, folder: RunFolder, keep_finite: bool, test: bool, began: float
 ) -> dict[str, Any] | None:
     first = is_first_process()
     folds = options.cross_validate > 0 and options.fold is None
@@ -116,31 +115,26 @@ def _train(
     folder.identify(options, {"training images": trained_on, "validation images": judged_on, "source": digest(source)})
     if folder.begun and is_complete(folder.out):
         return read_results(folder.out) if first else None
-    given, look, decision = options, None, None
+    given, look, found = options, None, None
+    reasons: list[str] = []
     if options.method == AUTO:
         look = Look.of(options.look_source or options.source, info.image_size, options.heads)
         decision = decide(options, photos, source, look)
-        if first:
-            print("\n".join(decision.reasons), file=sys.stderr)
         options = decision.applied(options)
-        methods = make_methods(options)
+        reasons += decision.reasons
     # Every method's run ends with attention measures: a source that has no rows to read is refused here already.
     logits_and_rows(source, torch.zeros(1, 3, info.image_size, info.image_size))
+    compose = partial(_composed, options, photos)
+    if options.batch_size == "auto":
+        found = Batch.of(folder.path if folder.begun else None, options, source, compose, len(photos.train))
+        options = found.applied(options)
+        reasons.append(found.reason)
     torch.manual_seed(options.seed)
-    target = new_target(source, len(photos.classes))
-    method = ComposedMethod(  # refuses what does not fit
-        target,
-        source,
-        methods,
-        options.weight_schedule,
-        options.weight_share,
-        QuickAttention(),
-        class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
-    )
+    method = compose(source)  # refuses what does not fit
     recorder = Recorder(folder)
     changing = bool(method.restarts or list(method.own.parameters()))
     trainer = make_trainer(options, [recorder], Checkpoints(folder), changing=changing)
-    workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name())
+    workers = options.workers if options.workers >= 0 else workers_for(trainer.accelerator.name(), trainer.world_size)
     edits = None
     if method.looks:
         look = look or Look.of(options.look_source or options.source, info.image_size, options.heads)
@@ -155,10 +149,14 @@ def _train(
     if options.reuse:
         method.to(trainer.strategy.root_device)
         with trainer.precision_plugin.forward_context():
-            stored = stored_rows(options, methods, photos, info, views, method, workers)
+            stored = stored_rows(options, method.methods, photos, info, views, method, workers)
         views.store = None if stored is None else stored.store
     if first:
+        print(*reasons, described(trainer, workers), sep="\n", file=sys.stderr)
         folder.open(given)
+        if found is not None:
+            found.save(folder.path)
+            given = replace(given, batch_size=found.batch_size, lr=options.lr)  # the folds' as well
         if folds:
             train_folds(replace(given, out=str(folder.path)), train)
 
@@ -166,17 +164,17 @@ def _train(
     if not trainer.is_global_zero:
         return None
     method.finish()
-    check_weights(target)
+    check_weights(method.model)
     if look is not None and method.crops:
         look.save(folder.path, method.crops[0])
     device = trainer.strategy.root_device  # after fit, Lightning has moved the model to the CPU
-    models = target.to(device), source.to(device)
+    models = method.model.to(device), source.to(device)
     sizes = Counter(sample.label for sample in photos.train).values()
     results = {
         "run_id": folder.id,
         "method": given.method,
         "composed": options.method,  # what auto chose
-        "reasons": None if decision is None else "; ".join(decision.reasons),
+        "reasons": "; ".join(reasons) or None,
         **method.describe(),
         "diverged": diverged,
         "final_weight": recorder.rows[-1].get("weight"),
@@ -190,6 +188,8 @@ def _train(
         "fold": options.fold,
         "balance": options.balance,
         "batch_size": _share(options, trainer) * trainer.world_size,
+        "devices": trainer.world_size,
+        "workers": workers,
         "image_size": info.image_size,
         "lr": options.rates[0],
         "head_lr_scale": options.head_lr_scale,
@@ -227,9 +227,22 @@ def _train(
     return results
 
 
+def _composed(options: TrainOptions, photos: Photos, source: Any) -> ComposedMethod:
+    """A new target and the methods, around a source."""
+    return ComposedMethod(
+        new_target(source, len(photos.classes)),
+        source,
+        make_methods(options),
+        options.weight_schedule,
+        options.weight_share,
+        QuickAttention(),
+        class_weights([s.label for s in photos.train]) if options.balance == "loss" else None,
+    )
+
+
 def _share(options: TrainOptions, trainer: L.Trainer) -> int:
     """Images per step and device."""
-    return max(1, options.batch_size // trainer.world_size)
+    return max(1, options.batch // trainer.world_size)
 
 
 def _fit(
@@ -252,7 +265,7 @@ def _fit(
     # A last batch of a few images would take a full step on a noisy gradient; it is left out where it is small.
     training = loader(views, batch, workers, sampler=sampler, drop_last=len(sampler) >= batch)
     unmasked = [replace(sample, mask=None) for sample in photos.val]
-    validation = loader(TestViews(unmasked, info.image_size, info.mean, info.std), options.batch_size, workers)
+    validation = loader(TestViews(unmasked, info.image_size, info.mean, info.std), options.batch, workers)
     steps = len(training) * options.epochs
     normalise = partial(normalised, mean=info.mean, std=info.std)
     images = _training_images(photos, info, options, workers)
@@ -281,4 +294,4 @@ def _fit(
 def _training_images(photos: Photos, info: SourceInfo, options: TrainOptions, workers: int) -> Batches:
     unmasked = [replace(sample, mask=None) for sample in photos.train]
     views = TestViews(unmasked, info.image_size, info.mean, info.std)
-    return lambda: ((x, y) for x, y, _ in loader(views, options.batch_size, workers))
+    return lambda: ((x, y) for x, y, _ in loader(views, options.batch, workers))

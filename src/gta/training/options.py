@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from gta.errors import GtaError
 from gta.methods import METHODS, method_names
 
+BATCH = 32  # images a step: what learning rates are stated for
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
 
 
@@ -88,7 +89,9 @@ class TrainOptions:
         fold: Train without this fold (cross_validate) and validate on it, and do no more.
         image_size: Side of the images in px, a multiple of the patch size.
         epochs: Passes over the training images; the last one's weights are the result.
-        batch_size: Images per step, over all devices together (rounded down to a multiple of their number).
+        batch_size: Images per step, over all devices together (rounded down to a multiple of their number); or auto:
+            on a GPU the largest of 32, 64, 128, ... that fits its memory and leaves 150 steps, on a CPU 32, with lr
+            times the root of batch / 32.
         balance: What is done about classes of different size: none; sampler: each image is drawn with a chance that
             makes all classes equally frequent; loss: each image counts by the inverse of its class's size.
         lr: Peak learning rate of the backbone (AdamW; linear warm-up over a tenth of the steps, then cosine
@@ -140,7 +143,7 @@ class TrainOptions:
     fold: int | None = None
     image_size: int = 224
     epochs: int = 15
-    batch_size: int = 32
+    batch_size: int | Literal["auto"] = BATCH
     balance: Literal["none", "sampler", "loss"] = "none"
     lr: float | None = None
     head_lr_scale: float = 10.0
@@ -187,7 +190,7 @@ class TrainOptions:
         rules: list[tuple[str, bool, str]] = [
             ("image_size", 1 <= self.image_size <= 10_000, "of px up to 10000, such as 224"),
             ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("batch_size", self.batch >= 1, "at least 1, or auto"),
             ("val_every", self.val_every >= 1, "at least 1"),
             ("val_fraction", 0 < self.val_fraction < 1, "above 0 and below 1, such as 0.1"),
             ("cross_validate", self.cross_validate == 0 or self.cross_validate >= 2, "of folds, 2 or more, or 0"),
@@ -221,6 +224,11 @@ class TrainOptions:
             if not fine:
                 flag = name.replace("_", "-")
                 raise GtaError(f"--{flag} {getattr(self, name)} cannot be used: write a number {wanted}.")
+
+    @property
+    def batch(self) -> int:
+        """Images per step; what they are counted from where they are still to be found."""
+        return BATCH if self.batch_size == "auto" else self.batch_size
 
     @property
     def rates(self) -> tuple[float, float]:

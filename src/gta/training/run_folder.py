@@ -34,8 +34,8 @@ CONFIG, RESULTS, WEIGHTS, CHECKPOINT = "config.yaml", "results.json", "model.saf
 DIVERGED = "diverged.txt"
 _FILES = (
     CONFIG, RESULTS, WEIGHTS, CHECKPOINT, DIVERGED, "metrics.csv", "predictions.csv", "skipped.json",
-     "features.npz", "attention.npz", "images.zip", "look.safetensors", "report.html", "README.md", "maps",
-     "maps/*.png", "attention", "attention/*.npz",
+     "features.npz", "attention.npz", "images.zip", "look.safetensors", "batch.json", "report.html", "README.md",
+     "maps", "maps/*.png", "attention", "attention/*.npz",
 )  # fmt: skip
 EXPORT = Kind("export", ("*.onnx", "*.onnx.data", "*.pt", "*.json", "*.safetensors", "README.md"))
 RUN = Kind(

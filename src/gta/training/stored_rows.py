@@ -115,7 +115,7 @@ def stored_rows(
     if guide is None:
         return None
     source, device = composed.source, next(composed.model.parameters()).device
-    blank = torch.zeros(options.batch_size, 3, info.image_size, info.image_size, device=device)  # attention is timed
+    blank = torch.zeros(options.batch, 3, info.image_size, info.image_size, device=device)  # attention is timed
     rows = rows_to_store(guide, source, blank, composed.attention)
     key = {
         "source": digest(source),
@@ -143,7 +143,7 @@ def stored_rows(
             if missing:
                 taken = readable_size(store.bytes_for(len(missing)))
                 print(f"the source's rows of {len(missing)} views: {taken} in {store.folder}", file=sys.stderr)
-                size = options.batch_size
+                size = options.batch
                 store.add(missing, _compute(guide, composed, photos, info, views, missing, device, size, workers))
     return StoredRows(guide, composed, store)
 

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from gta.devices import default_device, has_fast_bf16
+from gta.devices import default_device, device_name, has_fast_bf16
 from gta.errors import GtaError
 from gta.training.options import TrainOptions
 
@@ -42,6 +42,12 @@ def make_trainer(options: TrainOptions, callbacks: Sequence[L.Callback], checkpo
         use_distributed_sampler=False,
         log_every_n_steps=1,
     )
+
+
+def described(trainer: L.Trainer, workers: int) -> str:
+    """On what a run trains, for those who left that to it: a sentence."""
+    loading = f"{workers} processes load images for each" if workers else "no other process loads images"
+    return f"on {trainer.world_size} × {device_name(trainer.strategy.root_device)}, {trainer.precision}; {loading}"
 
 
 def resolve_precision(precision: str) -> str:

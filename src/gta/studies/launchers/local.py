@@ -10,9 +10,10 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from gta.devices import cores, free_memory
 from gta.errors import GtaError
 from gta.studies.execute import execute, log_file
-from gta.studies.launchers import Launcher, cores, free_memory, set_threads, thread_variables
+from gta.studies.launchers import Launcher, set_threads, thread_variables
 
 WORKER = "gta.studies.launchers._worker"
 
