@@ -1,51 +1,86 @@
-"""What gta predict reaches of what decoding and the bare model allow: benchmarks/predict.py RUN PHOTOS [COUNT].
+"""What gta predict reaches of what decoding and the bare models allow: benchmarks/predict.py RUN PHOTOS [COUNT].
 
-Decoding alone, on all cores; the bare model alone, on tensors that are there, in batches as gta predict has them; and
-gta predict. On the CPU both share the cores, so the least time is their sum; on a GPU it is the longer of the two.
-Each is measured three times in turn; the median counts.
+Makes a folder of COUNT photographs, links to those of PHOTOS, and measures three times in turn, the median counting:
+decoding alone, on all cores; the bare models alone, on tensors that are there, in batches as gta predict has them; and
+`gta predict RUN FOLDER --csv` as a whole, loading the model and writing the table included. Of a run that crops, the
+model that says where to look is one of the bare models, and cutting out is part of decoding. On the CPU they share the
+cores, so the least time is the sum of both; on a GPU it is the longer of the two. Processor seconds are printed too:
+they say the same on a CPU that others use at the time.
 """
 
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import torch
 
 import gta
-from gta.data.images import on_all_cores, open_rgb
+from gta.cli import main as cli
+from gta.data.images import cropped, on_all_cores, open_rgb
 from gta.devices import device_name
-from gta.training.predict import BATCH, predict
+from gta.training.predict import BATCH
 from gta.training.trained import Trained
 
+MIDDLE = (0.2, 0.2, 0.8, 0.8)  # a box, in place of those that are found
 
-def main(run: str, photos: str, count: int = 1000, rounds: int = 3) -> float:
+
+def main(run: str, photos: str, count: int = 10_000, rounds: int = 3) -> float:
     trained = Trained.load(Path(run))
-    paths = list(islice(cycle(gta.image_paths(photos)), count))
-    pixels = torch.stack([trained.sees(open_rgb(path)) for path in paths[:BATCH]])
-    batches = -(-count // BATCH)
-    ways: dict[str, Callable[[], object]] = {
-        "decoding": lambda: on_all_cores(lambda path: trained.sees(open_rgb(path)).shape, paths),
-        "model": lambda: [trained.probabilities(pixels) for _ in range(batches)],
-        "predict": lambda: sum(1 for _ in predict(trained, paths)),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    trained.probabilities(pixels)
-    for _ in range(rounds):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - began)
-    took = {name: median(of) for name, of in seconds.items()}
-    on_cpu = trained.device.type == "cpu"
-    least = took["decoding"] + took["model"] if on_cpu else max(took["decoding"], took["model"])
-    for name, of in took.items():
-        print(f"{name}: {count / of:.0f} images/s")
-    print(f"{device_name(trained.device)}: predict reaches {least / took['predict']:.2f} of what both allow")
-    return least / took["predict"]
+    closer = trained.closer
+    found = [Path(path).resolve() for path in gta.image_paths(photos)]
+    few = [open_rgb(path) for path in islice(cycle(found), BATCH)]
+    pixels = torch.stack([trained.view(image) for image in few])
+    looked = None if closer is None else torch.stack([closer.view(image) for image in few])
+
+    def decode(path: Path) -> object:
+        image = open_rgb(path)
+        if closer is None:
+            return trained.view(image).shape
+        return closer.view(image).shape, trained.view(cropped(image, MIDDLE)).shape
+
+    def models() -> None:
+        for _ in range(-(-count // BATCH)):
+            if closer is not None:
+                closer.look.looks(looked)
+            trained.probabilities(pixels)
+
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "photos"
+        folder.mkdir()
+        for i, path in enumerate(islice(cycle(found), count)):
+            (folder / f"{i:06}{path.suffix}").symlink_to(path)
+        paths = sorted(folder.iterdir())
+
+        def predict() -> None:
+            with (Path(name) / "said.csv").open("w") as file, redirect_stdout(file), redirect_stderr(None):
+                assert cli(["predict", run, str(folder), "--csv"]) == 0
+
+        ways: dict[str, Callable[[], object]] = {
+            "decoding": lambda: on_all_cores(decode, paths), "models": models, "gta predict": predict,
+        }  # fmt: skip
+        seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
+        models_once = trained.probabilities(pixels)
+        assert models_once.shape[0] == BATCH
+        for _ in range(rounds):
+            for way, run_it in ways.items():
+                began = time.perf_counter(), time.process_time()
+                run_it()
+                seconds[way].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    ratio = 0.0
+    for i, kind in enumerate(("processor seconds", "seconds")):
+        took = {way: median(pair[i] for pair in of) for way, of in seconds.items()}
+        on_cpu = trained.device.type == "cpu" or i == 0
+        least = took["decoding"] + took["models"] if on_cpu else max(took["decoding"], took["models"])
+        ratio = least / took["gta predict"]
+        said = ", ".join(f"{way} {of:.1f}" for way, of in took.items())
+        print(f"{count} photographs, {device_name(trained.device)}, {kind}: {said}; ratio {ratio:.2f}")
+    return ratio
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:4]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:5]))

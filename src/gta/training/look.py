@@ -1,11 +1,13 @@
 """Where a source looks in photographs: which part of them is shown, and what of it is about their class."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -139,9 +141,14 @@ class Closer:
         """With the boxes that are shown of them."""
         return self.look.closer(samples, self.crop)
 
-    def of_image(self, image: Image.Image) -> Image.Image:
-        """What is shown of an RGB image."""
+    def of_images(self, images: Sequence[Image.Image], views: Sequence[Tensor]) -> Iterator[Image.Image]:
+        """What is shown of RGB images, given each one's `view`."""
+        ranks = self.look.looks(torch.stack(list(views)))
+        for image, rank in zip(images, ranks, strict=True):
+            yield cropped(image, self.crop.box(rank, image.width / image.height))
+
+    @cached_property
+    def view(self) -> Callable[[Image.Image], Tensor]:
+        """RGB image -> what is looked at: (3, size, size) float32, normalised."""
         info = self.look.info
-        view = test_view(info.image_size, info.mean, info.std, stretch)(image)
-        (rank,) = self.look.looks(view[None])
-        return cropped(image, self.crop.box(rank, image.width / image.height))
+        return test_view(info.image_size, info.mean, info.std, stretch)

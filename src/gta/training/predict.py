@@ -1,12 +1,11 @@
 """A finished run at work: name the class of photographs, as fast as they can be decoded and the model can run."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -14,12 +13,17 @@ from PIL.ImageOps import exif_transpose as upright
 from torch import Tensor
 
 from gta.data.images import as_rgb, open_rgb, why_unreadable
+from gta.devices import cores
 from gta.errors import GtaError
 from gta.training.trained import Trained
 
 BATCH = 32
 AHEAD = 4 * BATCH  # images that are decoded before the model takes them
+PIXELS = 100_000_000  # of images that are kept whole until it is known what of them is shown, 300 MB
 Picture = str | Path | Image.Image
+Opened = tuple[Image.Image, Tensor]  # an RGB image, and its view to look at
+T = TypeVar("T")
+Named = tuple[str, T | str]  # an image's name, and what was made of it or why it cannot be read
 
 
 @dataclass(frozen=True)
@@ -87,44 +91,72 @@ def predict(
 def _predicted(
     trained: Trained, images: Iterable[Picture], abstain: float, progress: Callable[[int], None]
 ) -> Iterator[Prediction]:
-    batch: list[tuple[str, Tensor | str]] = []
-    readable = done = 0
-    for name, seen in _decoded(trained, images):
-        batch.append((name, seen))
-        readable += not isinstance(seen, str)
-        if readable == BATCH or len(batch) == AHEAD:
+    done = 0
+    with ThreadPoolExecutor(cores()) as pool:
+        for batch in _batches(_seen(trained, images, pool)):
             yield from _said(trained, batch, abstain)
             progress(done := done + len(batch))
-            batch, readable = [], 0
-    if batch:
-        yield from _said(trained, batch, abstain)
-        progress(done + len(batch))
 
 
-def _decoded(trained: Trained, images: Iterable[Picture]) -> Iterator[tuple[str, Tensor | str]]:
-    """Of each image its name, and what the model is given of it or why it cannot be read."""
-    waiting: deque[tuple[str, Future[Tensor | str]]] = deque()
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for i, image in enumerate(images):
-            waiting.append((_name(image, i), pool.submit(_read, trained, image)))
-            if len(waiting) > AHEAD:
-                name, future = waiting.popleft()
-                yield name, future.result()
-        for name, future in waiting:
+def _seen(trained: Trained, images: Iterable[Picture], pool: ThreadPoolExecutor) -> Iterator[Named[Tensor]]:
+    """What the model is given of each image."""
+    closer = trained.closer
+    if closer is None:
+        yield from _opened(trained.view, images, pool)
+        return
+    opened: Iterator[Named[Opened]] = _opened(lambda image: (image, closer.view(image)), images, pool)
+    for batch in _batches(opened):
+        readable = [pair for _, pair in batch if not isinstance(pair, str)]
+        shown = pool.map(trained.view, closer.of_images(*zip(*readable, strict=True)) if readable else ())
+        for name, pair in batch:
+            yield name, pair if isinstance(pair, str) else next(shown)
+
+
+def _opened(see: Callable[[Image.Image], T], images: Iterable[Picture], pool: ThreadPoolExecutor) -> Iterator[Named[T]]:
+    """What is made of each image, some ahead of those that are taken."""
+
+    def read(image: Picture) -> T | str:
+        try:
+            return see(as_rgb(upright(image)) if isinstance(image, Image.Image) else open_rgb(image))
+        except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
+            return why_unreadable(Path(_name(image, 0)), error)
+
+    waiting: deque[tuple[str, Future[T | str]]] = deque()
+    ahead = cores()  # until one is there to be measured
+    for i, image in enumerate(images):
+        waiting.append((_name(image, i), pool.submit(read, image)))
+        while len(waiting) > ahead:
+            name, future = waiting.popleft()
+            ahead = max(cores(), min(AHEAD, PIXELS // _pixels(future.result())))
             yield name, future.result()
+    for name, future in waiting:
+        yield name, future.result()
+
+
+def _batches(images: Iterator[Named[T]]) -> Iterator[list[Named[T]]]:
+    """As many as a pass takes: `BATCH` that can be read, or fewer where they are kept whole and are large."""
+    batch: list[Named[T]] = []
+    readable = pixels = 0
+    for name, seen in images:
+        batch.append((name, seen))
+        readable += not isinstance(seen, str)
+        pixels += _pixels(seen)
+        if readable == BATCH or len(batch) == AHEAD or pixels >= PIXELS:
+            yield batch
+            batch, readable, pixels = [], 0, 0
+    if batch:
+        yield batch
+
+
+def _pixels(seen: Any) -> int:
+    """Of an image that is kept."""
+    return int(seen[0].width * seen[0].height) if isinstance(seen, tuple) else 1
 
 
 def _name(image: Picture, index: int) -> str:
     if isinstance(image, Image.Image):
         return str(getattr(image, "filename", "")) or f"image {index}"
     return str(image)
-
-
-def _read(trained: Trained, image: Picture) -> Tensor | str:
-    try:
-        return trained.sees(as_rgb(upright(image)) if isinstance(image, Image.Image) else open_rgb(image))
-    except Exception as error:  # Pillow's plugins raise errors of many kinds on damaged files
-        return why_unreadable(Path(_name(image, 0)), error)
 
 
 def _said(trained: Trained, batch: Sequence[tuple[str, Tensor | str]], abstain: float) -> Iterator[Prediction]:

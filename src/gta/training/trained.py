@@ -62,11 +62,13 @@ class Trained:
 
     def sees(self, image: Image.Image) -> Tensor:
         """What the model is given of an RGB image: (3, size, size) float32, normalised."""
-        seen: Tensor = self._view(image if self.closer is None else self.closer.of_image(image))
-        return seen
+        if self.closer is not None:
+            (image,) = self.closer.of_images([image], [self.closer.view(image)])
+        return self.view(image)
 
     @cached_property
-    def _view(self) -> Callable[[Image.Image], Tensor]:
+    def view(self) -> Callable[[Image.Image], Tensor]:
+        """RGB image, or what the model is shown of it -> (3, size, size) float32, normalised."""
         return test_view(self.image_size, self.mean, self.std)
 
     def probabilities(self, images: Tensor) -> Tensor:
