@@ -39,7 +39,7 @@ MAY_IMPORT = {  # room -> rooms, besides BASE
     "demo": {"worlds", "training", "studies", "data", "attention", "sources", "report"},
     "benchmark": {"vit", "guided", "acceleration", "methods", "sources", "data", "training"},
     "integrations": {"guided"},
-    "export": {"training", "data"},
+    "export": {"vit", "training", "data"},
     "run": {"training", "export", "report"},
     "__init__": {"guided", "sources", "data", "run"},
     "cli": {"vit", "distances", "schedules", "guidance", "sources", "methods", "data", "attention", "training",

@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,7 +21,14 @@ from gta.errors import GtaError
 from gta.export.form import FORMS, Form, run_torch
 from gta.export.run import export_run
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "onnx_predict.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +62,9 @@ def test_onnx_with_numpy_and_pillow_alone(finished, images, pixels, tmp_path, ca
     assert told["models"][0]["test_top1"] == told["models"][1]["test_top1"] == finished.results["test_top1"]
     assert 0 <= told["models"][2]["test_top1"] <= 100
     assert told["models"][1]["largest_difference"] < 1e-4 < told["models"][2]["largest_difference"]
-    spec = importlib.util.spec_from_file_location("onnx_predict", EXAMPLE)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
     expected = finished.predict(images)
     for some in (images[:1], images):  # whatever the batch
-        named = example.predict(str(files["model.onnx"]), *some)
+        named = example("onnx_predict").predict(str(files["model.onnx"]), *some)
         assert [name for name, _ in named] == [p.label for p in expected[: len(some)]]
         assert [p for _, p in named] == pytest.approx([p.probability for p in expected[: len(some)]], abs=1e-3)
     for name in files:
@@ -137,11 +143,49 @@ def test_what_differs_is_refused_and_leaves_nothing(finished, tmp_path, monkeypa
     assert [p.name for p in tmp_path.iterdir()] == ["o"]
 
 
-def test_a_run_that_crops_is_exported_for_whole_images_if_one_says_so(finished, tmp_path):
+@pytest.fixture(scope="module")
+def crops(finished, tmp_path_factory):
     options = {"image_size": 40, "epochs": 2, "batch_size": 6, "lr": 1e-3, "method": "attention_crop"}
     data, source = finished.folder.parent / "photos", finished.options.source
-    run = gta.fit(data, tmp_path / "run", source=source, **options)
-    with pytest.raises(GtaError, match="add --whole-images"):
+    return gta.fit(data, tmp_path_factory.mktemp("crops") / "run", source=source, **options)
+
+
+def test_a_run_that_crops_is_exported_with_what_says_where(crops, images, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("gta.training.look.bf16_where_fast", lambda device: nullcontext())  # as the exported file
+    folder, (plain, model, look) = export_run(crops.folder, "onnx", tmp_path / "o")
+    assert [row["model"] for row in (plain, model, look)] == ["PyTorch", "model.onnx", "look.onnx"]
+    assert plain["test_top1"] == model["test_top1"] == pytest.approx(crops.results["test_top1"], abs=7)  # one image
+    assert look["largest_difference"] < 1e-5
+    odd = [Image.new("RGB", (90, 50), "navy"), Image.new("RGB", (31, 77), "red")]
+    odd[0].paste(Image.open(images[0]), (30, 4))
+    for i, image in enumerate(odd):
+        image.save(tmp_path / f"{i}.png")
+    images = [*images, str(tmp_path / "0.png"), str(tmp_path / "1.png")]
+    expected = crops.predict(images)
+    named = example("onnx_predict_crop").predict(str(folder), *images)
+    assert [name for name, _ in named] == [p.label for p in expected]
+    assert [p for _, p in named] == pytest.approx([p.probability for p in expected], abs=1e-3)
+    meta = onnxruntime.InferenceSession(folder / "model.onnx").get_modelmeta().custom_metadata_map
+    assert "what is cut out of" in json.loads(meta["preprocessing"])["crop"]
+
+
+def test_what_looks_elsewhere_is_refused(crops, tmp_path, monkeypatch):
+    form = replace(FORMS["timm"], look=lambda source, size, metadata, folder: folder / "look",
+                   looker=lambda path: lambda pixels: np.full((len(pixels), 5, 5), 0.04, np.float32))  # fmt: skip
+    FORMS.add("elsewhere", form)
+    try:
+        with pytest.raises(GtaError, match="look: where it looks differs from PyTorch by up to"):
+            crops.export("elsewhere", tmp_path / "o")
+    finally:
+        FORMS.remove("elsewhere")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_run_that_crops_is_exported_for_whole_images_if_one_says_so(crops, finished, tmp_path):
+    run, data = crops, finished.folder.parent / "photos"
+    with pytest.raises(GtaError, match="give --to onnx, or add --whole-images"):
         run.export("timm")
     _, (plain, exported) = export_run(run.folder, "timm", tmp_path / "o", whole_images=True)
     assert plain["test_top1"] == run.results["test_top1"]

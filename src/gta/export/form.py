@@ -2,8 +2,8 @@
 
 import copy
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from gta.errors import GtaError
 from gta.registry import Registry
+from gta.training.look import Closer
 from gta.training.trained import Trained
+from gta.vit.foreground import saliency, smoothed
 
 Pixels = NDArray[np.float32]  # (B, 3, size, size), normalised
 Said = tuple[NDArray[np.float32], NDArray[np.float32]]  # logits over the temperature, and probabilities, (B, classes)
 Runner = Callable[[Pixels], Said]
+Looker = Callable[[Pixels], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ class Form:
         needs: packages to import, and the command that installs them.
         own_view: what the form's own preprocessing makes of an RGB image, (3, size, size); None where it has none.
         smaller: writes a smaller model beside, of int8 weights; None where there is none.
+        look: writes beside what says where a model that is shown parts of images is to look, from the source and
+            its image size, and metadata; None where the form cannot.
+        looker: loads that and runs it: (B, 3, size, size) -> attention over the patches (B, h, w).
     """
 
     write: Callable[[Exported, Path], Path]
@@ -59,6 +65,8 @@ class Form:
     needs: tuple[tuple[str, ...], str] = ((), "")
     own_view: Callable[[Path], Callable[[Image.Image], Tensor]] | None = None
     smaller: Callable[[Path], Path] | None = None
+    look: Callable[[nn.Module, int, Mapping[str, Any], Path], Path] | None = None
+    looker: Callable[[Path], Looker] | None = None
 
     def check_needs(self, name: str) -> None:
         """Raise GtaError where a package is not installed."""
@@ -85,6 +93,17 @@ class WithProbabilities(nn.Module):
         return logits, logits.softmax(-1)
 
 
+class Attention(nn.Module):
+    """images -> where the model looks in them, (B, h, w): `gta.vit.foreground.saliency`, batches of any size traced."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return smoothed(saliency(self.model, images, smooth=0)[:, None])[:, 0]
+
+
 def calibrated(trained: Trained) -> nn.Module:
     """A copy of the model on the CPU, the temperature in it: its classifier's weights are divided by that."""
     model = copy.deepcopy(trained.model).cpu().eval().requires_grad_(False)
@@ -97,23 +116,40 @@ def calibrated(trained: Trained) -> nn.Module:
 
 def described(trained: Trained) -> dict[str, Any]:
     """Labels, preprocessing and temperature, as text or JSON."""
-    size = trained.image_size
+    shown = "the whole image" if trained.closer is None else "what is cut out of the image by the model beside"
     return {
         "classes": trained.classes,
-        "preprocessing": {
-            "colours": "RGB, upright as the camera's orientation tag says, transparency on white",
-            "crop": "the central square of the whole image",
-            "resize": [size, size],
-            "interpolation": "bicubic, antialiased (Pillow's BICUBIC)",
-            "scale": "values / 255",
-            "mean": trained.mean,
-            "std": trained.std,
-            "layout": "batch, channel, height, width; float32",
-        },
+        "preprocessing": _preprocessing(
+            f"the central square of {shown}", trained.image_size, trained.mean, trained.std
+        ),
         "temperature": trained.temperature,
         "temperature_is": "in the weights already: a softmax of the logits is calibrated",
         "architecture": trained.architecture,
         "model_args": trained.model_args,
+    }
+
+
+def described_look(closer: Closer) -> dict[str, Any]:
+    """Preprocessing of what says where to look, and how its answer becomes a box, as text or JSON."""
+    info = closer.look.info
+    return {
+        "preprocessing": _preprocessing("none: the whole image, stretched", info.image_size, info.mean, info.std),
+        "crop": {"method": closer.crop.name, **asdict(closer.crop)},  # type: ignore[call-overload]
+        "crop_is": "the box around the largest 4-connected part of the patches that hold `mass` of the attention, made "
+        "square and `margin` times as large, no side below `least` of the image's shorter one, moved inside the image",
+    }
+
+
+def _preprocessing(crop: str, size: int, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    return {
+        "colours": "RGB, upright as the camera's orientation tag says, transparency on white",
+        "crop": crop,
+        "resize": [size, size],
+        "interpolation": "bicubic, antialiased (Pillow's BICUBIC)",
+        "scale": "values / 255",
+        "mean": list(mean),
+        "std": list(std),
+        "layout": "batch, channel, height, width; float32",
     }
 
 

@@ -2,22 +2,40 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 from gta.data.images import on_all_cores, open_rgb
 from gta.data.sample import Sample, evenly_spread
 from gta.errors import GtaError
-from gta.export.form import FORMS, Exported, Form, Pixels, Runner, Said, calibrated, described, run_torch
+from gta.export.form import (
+    FORMS,
+    Attention,
+    Exported,
+    Form,
+    Looker,
+    Pixels,
+    Runner,
+    Said,
+    calibrated,
+    described,
+    described_look,
+    run_torch,
+)
 from gta.folders import new_folder
+from gta.training.look import Closer, Look
 from gta.training.measure_run import run_samples
 from gta.training.model_card import model_card, source_licence
 from gta.training.run_folder import EXPORT, read_options, read_results
 from gta.training.trained import Trained
+from gta.vit.foreground import ranked
 
 CHECKED = 16  # images
 MOST = 1e-4  # that a logit or probability may differ in float32
@@ -44,13 +62,15 @@ def export_run(
         out: folder to write; by default export/FORM in the run's.
         data: other data with the same classes, where the run's own is no longer there.
         int8: write a model of int8 weights as well, and measure both on the images.
-        whole_images: of a run that shows its model parts of images (`attention_crop`), export the model for whole ones.
+        whole_images: of a run that shows its model parts of images (`attention_crop`), export the model for whole
+            ones; without it the file that says which part is written beside, where the form can.
         overwrite: replace what is in `out`.
 
     Returns:
         The folder; and a row for PyTorch and for each file, with its size in MB, ms per image in batches of 1 and of
-        16 (median), the largest difference of logits and of probabilities, and, with `int8` or `whole_images`, accuracy
-        in percent; where the form has preprocessing of its own, the share of images that have the same guess with it.
+        16 (median), the largest difference of logits and of probabilities (of attention, of what says where to look);
+        with `int8` and of runs that crop, accuracy in percent; where the form has preprocessing of its own, the share
+        of images that have the same guess with it.
 
     Raises:
         GtaError: no finished run, an unknown form, one that cannot show the model what the run does, packages or images
@@ -63,24 +83,26 @@ def export_run(
         raise GtaError(f"--int8 is for --to {able}, got --to {to}: leave it out.")
     out = folder / "export" / to if out is None else out
     trained = Trained.load(folder)
-    if trained.closer is not None and not whole_images:
+    if trained.closer is not None and form.look is None and not whole_images:
+        able = ", ".join(name for name in FORMS if FORMS[name].look is not None)
         raise GtaError(
-            f"{folder}'s model is shown of each image the part that its source attends to, which {to} cannot do: add "
-            "--whole-images, which gives it whole images and measures what that costs, or train without attention_crop."
+            f"{folder}'s model is shown of each image the part that its source attends to, which {to} cannot do: give "
+            f"--to {able}, or add --whole-images, which gives it whole images and measures what that costs."
         )
     if trained.closer is None and whole_images:
         raise GtaError(f"--whole-images has no meaning for {folder}, whose model is shown whole images: leave it out.")
     samples, split = _images(folder, trained, data)
     options, results = read_options(folder), read_results(folder)
     licence = source_licence(options.source)
-    shown, trained = trained, replace(trained, closer=None)
+    shown, trained = trained, replace(trained, closer=None) if whole_images else trained
     model = calibrated(trained)
     top1 = _top1(run_torch(model), trained, samples) if whole_images else None
     card = model_card(options, results, "library", top1)
     exported = Exported(model, trained, described(trained), card, licence)
     try:
         with new_folder(out, EXPORT, replace=overwrite) as new:
-            rows = _written(form, to, exported, new, samples, split, shown if int8 or whole_images else None, int8)
+            measured = shown if int8 or shown.closer is not None else None
+            rows = _written(form, to, exported, new, samples, split, measured, int8)
     except OSError as error:
         raise GtaError(f"--out {out} cannot be written: {error.strerror or error}.") from error
     return out, rows
@@ -129,9 +151,14 @@ def _written(
         rough = form.runner(smaller)
         runners[smaller.name] = (rough, smaller, _apart(rough(pixels), expected))
     rows = [_row(name, *of, pixels) for name, of in runners.items()]
+    trained, look = exported.trained, None
+    if trained.closer is not None and form.look is not None and form.looker is not None:
+        look, trained = _looking(form, trained, trained.closer, new, images)
     if measured is not None:
         for row, (runner, *_) in zip(rows, runners.values(), strict=True):
-            row[f"{split}_top1"] = _top1(runner, measured if runner is plain else exported.trained, samples)
+            row[f"{split}_top1"] = _top1(runner, measured if runner is plain else trained, samples)
+    if look is not None:
+        rows.append(dict.fromkeys(rows[0]) | look)
     if form.own_view is not None:
         view = form.own_view(path)
         own, _ = run(np.stack([view(image).numpy() for image in images]))
@@ -141,7 +168,35 @@ def _written(
     return rows
 
 
-def _row(name: str, run: Runner, path: Path | None, apart: float | None, pixels: Pixels) -> Row:
+def _looking(
+    form: Form, trained: Trained, closer: Closer, new: Path, images: Sequence[Image.Image]
+) -> tuple[Row, Trained]:
+    """What is said of the file that says where to look; and the run's model, looking where that says."""
+    assert form.look is not None
+    assert form.looker is not None
+    source = closer.look.model.cpu().float()
+    path = form.look(source, closer.look.info.image_size, described_look(closer), new)
+    run, pixels = form.looker(path), np.stack([closer.view(image).numpy() for image in images])
+    with torch.inference_mode():
+        expected = Attention(source)(torch.from_numpy(pixels)).numpy()
+    apart = max(np.abs(run(pixels) - expected).max(), np.abs(run(pixels[:1]) - expected[:1]).max())
+    if not apart <= MOST / expected[0].size:  # shares of attention, of so many patches
+        raise GtaError(f"{path.name}: where it looks differs from PyTorch by up to {apart:.2g}: it is not written.")
+    look = ExportedLook(closer.look.model, closer.look.info, run=run)
+    return _row(path.name, run, path, float(apart), pixels), replace(trained, closer=replace(closer, look=look))
+
+
+@dataclass(frozen=True)
+class ExportedLook(Look):
+    """Looks by an exported file."""
+
+    run: Looker = field(kw_only=True)
+
+    def looks(self, images: Tensor) -> Tensor:
+        return ranked(torch.from_numpy(self.run(images.numpy())))
+
+
+def _row(name: str, run: Runner | Looker, path: Path | None, apart: float | None, pixels: Pixels) -> Row:
     files = [] if path is None else [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
     size = sum(p.stat().st_size for p in files) / 1e6 if files else None
     some = np.resize(pixels, (BATCH, *pixels.shape[1:]))
@@ -154,7 +209,7 @@ def _row(name: str, run: Runner, path: Path | None, apart: float | None, pixels:
     }
 
 
-def _milliseconds(run: Runner, pixels: Pixels) -> float:
+def _milliseconds(run: Runner | Looker, pixels: Pixels) -> float:
     run(pixels)
     times = []
     for _ in range(REPEATS):

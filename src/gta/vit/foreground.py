@@ -19,9 +19,10 @@ from gta.vit.structure import vit_info
 
 LAYERS = 3  # the last ones: their heads look at objects, the last alone more at parts of them
 COMPACT = 0.05  # of the picture's squared side: spreads well below it are as good as none
+SMOOTH = 0.8  # patches
 
 
-def saliency(model: nn.Module, images: Tensor, layers: Sequence[int] | None = None, smooth: float = 0.8) -> Tensor:
+def saliency(model: nn.Module, images: Tensor, layers: Sequence[int] | None = None, smooth: float = SMOOTH) -> Tensor:
     """The model's [cls] attention over the patches: mean over layers and heads by how compact they are, smoothed.
 
     Args:
@@ -45,9 +46,14 @@ def saliency(model: nn.Module, images: Tensor, layers: Sequence[int] | None = No
     with evaluating(model):
         (maps,) = run_and_capture(model, images, [capture])
     found = compact_mean(torch.stack(maps, 1).unflatten(-1, grid)).cpu()
+    return smoothed(found, smooth)
+
+
+def smoothed(attention: Tensor, smooth: float = SMOOTH) -> Tensor:
+    """Attention over patches (…, down, across), blurred; each image's sum 1. `smooth` as in `saliency`."""
     if smooth > 0:
-        found = gaussian_blur(found, [2 * round(3 * smooth) + 1] * 2, [smooth] * 2)
-    return found / found.sum((-2, -1), keepdim=True)
+        attention = gaussian_blur(attention, [2 * round(3 * smooth) + 1] * 2, [smooth] * 2)
+    return attention / attention.sum((-2, -1), keepdim=True)
 
 
 def compact_mean(maps: Tensor) -> Tensor:
