@@ -32,11 +32,11 @@ def main(photos: str, source: str, out: str, **options: object) -> gta.Run:
     said.drop(columns="probabilities").to_csv(Path(out) / "said.csv", index=False)
     print(f"{said.label.notna().sum()} of {len(said)} images named")
 
-    # 4. A file for onnxruntime, checked against PyTorch; examples/onnx_predict.py reads it without this package. Of a run
-    #    that crops there are two, and examples/onnx_predict_crop.py reads them.
+    # 4. A file for onnxruntime, checked against PyTorch; examples/onnx_predict.py reads it without this package. Runs
+    #    that crop, as the default's do, have two, and examples/onnx_predict_crop.py reads them.
     print(f"ONNX: {run.export('onnx', overwrite=True) / 'model.onnx'}")
 
-    # 5. A folder for transformers; its preprocessing cannot crop to where the source looks, so it is given whole images.
+    # 5. A folder for transformers, which cannot crop to where the source looks: it is given whole images.
     crops = "attention_crop" in results["composed"]
     print(f"transformers: {run.export('hf', overwrite=True, whole_images=crops)}")
     return run

@@ -18,8 +18,10 @@ import gta
 from gta.cli import main
 from gta.data.images import open_rgb
 from gta.errors import GtaError
-from gta.export.form import FORMS, Form, run_torch
+from gta.export.form import FORMS, Exported, Form, described, run_torch
 from gta.export.run import export_run
+from gta.training.trained import Trained
+from tests.conftest import TINY, tiny_vit
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -92,7 +94,7 @@ def test_torchscript(finished, images, pixels):
 
 @pytest.mark.parametrize("form", ["hf", "timm"])
 def test_folders_that_libraries_take(form, finished, images, tmp_path, capsys):
-    """Each by the library it is for and by the other, with that library's own preprocessing."""
+    """Each by the library it is for, timm's by transformers too, with that library's own preprocessing."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path / form
     assert main(["export", str(finished.folder), "--to", form, "--out", str(folder), "--json"]) == 0
@@ -100,12 +102,19 @@ def test_folders_that_libraries_take(form, finished, images, tmp_path, capsys):
     assert told[1]["same_guess_with_own_preprocessing"] == 1
     pictures = [Image.open(path).convert("RGB") for path in images]
     model = transformers.AutoModelForImageClassification.from_pretrained(folder)
-    assert type(model).__name__ == "TimmWrapperForImageClassification"
+    assert type(model).__name__ == f"{'Dinov2' if form == 'hf' else 'TimmWrapper'}ForImageClassification"
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     with torch.no_grad():
         logits = model.eval()(**processor(pictures, return_tensors="pt")).logits
     expected = [p.label for p in finished.predict(images)]
     assert [model.config.id2label[i] for i in logits.argmax(-1).tolist()] == expected
+    card = (folder / "README.md").read_text()
+    assert card.startswith(f"---\nlibrary_name: {'transformers' if form == 'hf' else 'timm'}\n")
+    assert "# Classifier of 3 classes" in card
+    assert "gta.Run.load" not in card
+    assert ('create_model("local-dir:this-folder", pretrained=True)' in card) == (form == "timm")
+    if form == "hf":
+        return
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     view = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     with torch.no_grad():
@@ -114,11 +123,30 @@ def test_folders_that_libraries_take(form, finished, images, tmp_path, capsys):
     with torch.no_grad():
         seen = torch.stack([finished.trained().sees(picture) for picture in pictures])
         same(finished, images, model(seen).softmax(-1))
-    card = (folder / "README.md").read_text()
-    assert card.startswith(f"---\nlibrary_name: {'transformers' if form == 'hf' else 'timm'}\n")
-    assert "# Classifier of 3 classes" in card
-    assert 'create_model("local-dir:this-folder", pretrained=True)' in card
-    assert "gta.Run.load" not in card
+
+
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        ({"init_values": 0.3}, "Dinov2"),
+        ({"reg_tokens": 2}, "TimmWrapper"),
+        ({"qk_norm": True}, "TimmWrapper"),
+        ({"global_pool": "avg"}, "TimmWrapper"),
+    ],
+)
+def test_plain_vits_are_transformers_own(more, kind, tmp_path):
+    """Others stay timm's, which transformers wraps."""
+    transformers = pytest.importorskip("transformers")
+    model = tiny_vit(num_classes=3, **more).eval()
+    args = {**TINY, "img_size": 40, "num_classes": 3, **more}
+    stats = [0.5, 0.4, 0.6], [0.2, 0.3, 0.25]
+    trained = Trained(model, "vit_tiny_patch16_224", args, ["a", "b", "c"], *stats, 1.0, tmp_path)
+    FORMS["hf"].write(Exported(model, trained, described(trained), "card", None), tmp_path)
+    found = transformers.AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert type(found).__name__ == f"{kind}ForImageClassification"
+    pixels = torch.randn(5, 3, 40, 40)
+    with torch.no_grad():
+        assert torch.allclose(found.eval()(pixels).logits, model(pixels), atol=1e-5)
 
 
 def test_what_differs_is_refused_and_leaves_nothing(finished, tmp_path, monkeypatch):

@@ -97,7 +97,7 @@ def export_run(
     shown, trained = trained, replace(trained, closer=None) if whole_images else trained
     model = calibrated(trained)
     top1 = _top1(run_torch(model), trained, samples) if whole_images else None
-    card = model_card(options, results, "library", top1)
+    card = model_card(options, results, "timm" if to == "timm" else "hf", top1)
     exported = Exported(model, trained, described(trained), card, licence)
     try:
         with new_folder(out, EXPORT, replace=overwrite) as new:

@@ -18,7 +18,7 @@ FEW = 100  # images of a split, below which its numbers are said to be of few
 def model_card(
     options: TrainOptions,
     results: Mapping[str, Any],
-    form: Literal["run", "library"] = "run",
+    form: Literal["run", "hf", "timm"] = "run",
     whole: float | None = None,
 ) -> str:
     """The card in Markdown; where the data and the source lie on this disk is not in it.
@@ -26,7 +26,7 @@ def model_card(
     Args:
         options: of the run.
         results: the content of its results.json.
-        form: of the folder that it lies in: a run, or what transformers and timm take.
+        form: of the folder that it lies in: a run, or what transformers (hf) or timm and transformers (timm) take.
         whole: where a run's model is shown parts of images and what is exported is given whole ones: its top-1 on
             these, in percent.
     """
