@@ -1,6 +1,7 @@
 """The default method: what it decides, what its runs show their models, and that they end as uninterrupted."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -125,6 +126,26 @@ def test_a_run_says_what_was_decided_and_looks_the_same_way_ever_after(run, worl
     with Image.open(paths[0]) as image:
         whole = replace(trained, closer=None).sees(image.convert("RGB"))
         assert not torch.equal(trained.sees(image.convert("RGB")), whole)
+
+
+@pytest.mark.parametrize("pixels", [10**9, 5 * 64 * 64])
+def test_images_are_looked_at_in_batches_that_memory_holds(pixels, run, worlds, tmp_path, monkeypatch):
+    monkeypatch.setattr("gta.training.look.bf16_where_fast", lambda device: nullcontext())  # one as many
+    monkeypatch.setattr("gta.training.predict.PIXELS", pixels)
+    trained = Trained.load(run[0])
+    sizes, looks = [], trained.closer.look.looks
+    object.__setattr__(trained.closer.look, "looks", lambda views: sizes.append(len(views)) or looks(views))
+    paths = sorted((worlds / "species" / "test").rglob("*.png"))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    said = list(predict(trained, [*paths[:3], tmp_path / "broken.png", *paths[3:]]))
+    assert sum(sizes) == len(paths)
+    assert sizes[0] == (min(32, len(paths)) if pixels > 10**6 else 5)
+    assert "cannot identify" in said.pop(3).error
+    for path, p in zip(paths, said, strict=True):
+        with Image.open(path) as image:
+            alone = trained.probabilities(trained.sees(image.convert("RGB"))[None])[0]
+        assert p.image == str(path)
+        assert p.probability == pytest.approx(float(alone.max()), abs=1e-4)
 
 
 def test_a_stopped_run_ends_with_the_same_weights(run, tmp_path, monkeypatch):
