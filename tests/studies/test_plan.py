@@ -131,7 +131,7 @@ def test_plans_extend_others_and_are_changed_in_passing(tmp_path):
         ({"methods": ["plain", "plain"]}, "each once"),
         ({"methods": {"gta": 3}}, "write {OPTION"),
         ({"methods": {"gta": None}}, "all are taken out"),
-        ({"methods": "all but magic"}, "no 'magic'"),
+        ({"methods": "all but magic"}, "no method 'magic'"),
         ({"methods": {"gta": {"magic": [1]}}}, "not an option of gta train"),
         ({"methods": {"gta": {"bss.eta": [1]}}}, "does not have bss"),
         ({"methods": {"gta": {"weight": [-1]}}}, "from 0 to 1e30"),

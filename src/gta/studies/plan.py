@@ -4,8 +4,7 @@
     data: {NAME: DATA}        or {NAME: {path: DATA, OPTION: VALUE}} or {NAME: {world: {OPTION: VALUE}, OPTION: VALUE}}
     fractions: [1.0]          or {0.15: {OPTION: VALUE}}
     options: {OPTION: VALUE}  of gta train, for every run; those of data, of a fraction, of a method go over them
-    methods: all              or all but NAME, NAME; or [NAME, ...], with the grids they come with; or
-                              {NAME: {OPTION: VALUE or [VALUE, ...]}}
+    methods: all              or all but NAME, or [NAME, ...], with their grids, or {NAME: {OPTION: VALUE or [...]}}
     grid: {OPTION: [...]}     tried of every method whose entry does not say otherwise; by default learning rates
     budget: 12                trials drawn of each; by default all, of which every method then has as many
     choose: [val_top1, val_loss]  what one of a method's trials is chosen by, the second among equals; []: report all
@@ -162,9 +161,9 @@ def plan_content(name: str, beside: Path | None = None, seen: tuple[Path, ...] =
 
 def _extended(below: Content, over: Content) -> Content:
     """`merged`; where methods are only taken out, of the entries that a list, or "all", stands for."""
-    given, named = over.get("methods"), below.get("methods", DEFAULTS["methods"])
-    if isinstance(given, dict) and given and not any(v is not None for v in given.values()):
-        below = {**below, "methods": _entries(named)}
+    given = over.get("methods")
+    if isinstance(given, dict) and not any(v is not None for v in given.values()):
+        below = {**below, "methods": _entries(below.get("methods", DEFAULTS["methods"]))}
     return merged(below, over)  # type: ignore[no-any-return]
 
 
@@ -285,16 +284,12 @@ def _entries(methods: Any) -> dict[str, Any]:
     shipped = shipped_grid()["methods"]
     if isinstance(methods, dict):
         if wrong := [name for name, entry in methods.items() if not isinstance(entry, (dict, type(None)))]:
-            raise GtaError(
-                f"the entry of {wrong[0]} cannot be {methods[wrong[0]]!r}: write {{OPTION: [...]}}, or {{}}."
-            )
+            raise GtaError(f"the entry of {wrong[0]} is {methods[wrong[0]]!r}: write {{OPTION: [...]}}, or {{}}.")
         return methods
-    if isinstance(methods, str):
-        left_out = [*map(str.strip, methods.removeprefix("all but ").split(","))] if methods.startswith("all") else []
-        if unknown := [name for name in left_out if name not in (*shipped, "all")]:
-            raise GtaError(f"methods cannot be {methods!r}: the grid has no {unknown[0]!r}.")
-        methods = [name for name in shipped if name not in left_out] if left_out else methods.split(",")
-    names = methods
+    if isinstance(methods, str) and methods.startswith("all"):
+        left_out = [name.strip() for name in methods.removeprefix("all").removeprefix(" but").split(",") if name]
+        methods = [name for name in (*shipped, *left_out) if (name in left_out) != (name in shipped)]
+    names = methods.split(",") if isinstance(methods, str) else methods
     if not isinstance(names, list) or not names or len({*map(str, names)}) < len(names):
         raise GtaError(f"methods cannot be {methods!r}: write all, all but NAME, or a list that names each once.")
     if unknown := [str(name) for name in names if name not in shipped]:
