@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from gta.data.images import on_all_cores, open_rgb
@@ -60,6 +58,9 @@ def alike_groups(samples: Sequence[Sample], most: int = NEAR) -> list[int]:
     """
     if not samples:
         return []
+    from scipy.sparse import coo_array  # an eighth of a second, which nobody else waits for
+    from scipy.sparse.csgraph import connected_components
+
     hashes, of = _bits(samples).unique(dim=0, return_inverse=True)
     near = [
         (start + i, j)

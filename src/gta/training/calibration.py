@@ -8,7 +8,6 @@ right, the likelihood alone would ask for a temperature of 0, that is, for certa
 import math
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -23,6 +22,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         logits: (n, classes) of images that were not trained on; n of 1 or more.
         labels: (n,) int64.
     """
+    from scipy.optimize import minimize_scalar  # a tenth of a second, which no training waits for
+
     logits = logits.double()
 
     def misfit(log: float) -> float:

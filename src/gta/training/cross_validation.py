@@ -13,7 +13,6 @@ from statistics import stdev
 from typing import Any
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from gta.tables import read_csv
@@ -72,6 +71,8 @@ def out_of_fold(out: Path, classes: Sequence[str]) -> tuple[Tensor, Tensor, dict
     said, truth = torch.cat(logits), torch.cat(labels)
     guesses = said.argmax(-1)
     found = accuracies(truth, guesses)
+    from scipy.stats import binomtest  # a quarter of a second, which no training waits for
+
     interval = binomtest(int((guesses == truth).sum()), len(truth)).proportion_ci(0.95, method="wilson")
     estimate = (
         len(truth), found["top1"], 100 * float(interval.low), 100 * float(interval.high), stdev(tops),

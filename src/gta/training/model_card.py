@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from scipy.stats import binomtest
 
 from gta.data.datasets import parts, title
 from gta.methods import METHODS, method_names
@@ -65,5 +64,7 @@ def source_licence(spec: str) -> str | None:
 
 def wilson(percent: float, images: int) -> tuple[float, float, float]:
     """A share in percent of so many images, and its 95 % interval (Wilson 1927)."""
+    from scipy.stats import binomtest  # a quarter of a second, which no training waits for
+
     found = binomtest(round(percent * images / 100), images).proportion_ci(0.95, method="wilson")
     return percent, 100 * float(found.low), 100 * float(found.high)

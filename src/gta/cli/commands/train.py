@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 
 from gta.cli.commands.methods import described_methods
 from gta.cli.console import print_values
-from gta.cli.parser import Command, OptionParser, documented
+from gta.cli.parser import Command, OptionParser, documented, importing
 from gta.errors import GtaError
 from gta.files import reading
 from gta.training.options import TrainOptions
@@ -76,8 +76,9 @@ def train(
         keep_finite: Where the training diverges, end with the weights of its last finite epoch instead of an error.
         others: By method, those of its options --NAME.FIELD; they go over --settings and config.yaml.
     """
-    from gta.run import fit_options
-    from gta.training.trainer import is_first_process
+    with importing():
+        from gta.run import fit_options
+        from gta.training.trainer import is_first_process
 
     settings = dict(options.settings)
     for name in described_methods():
