@@ -86,7 +86,7 @@ def test_features_are_the_sources_in_the_order_of_the_splits(run):
     assert [found["classes"][i] for i in found["label"]] == [photos.classes[s.label] for s in samples]
     with torch.no_grad():
         features = torch.cat([source(views(photos, split, source)) for split in splits])
-    np.testing.assert_allclose(found["features"], features.numpy(), rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(found["features"], features.numpy(), rtol=3e-2, atol=3e-2)  # in bf16 where it is fast
     assert (found["tiny"].max((1, 2)) == 255).all()
 
 

@@ -67,7 +67,7 @@ def test_the_run_folder_is_complete(world):
     files = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()}
     assert files == {
         "gta.json", "config.yaml", "results.json", "metrics.csv", "model.safetensors", "last.ckpt", "report.html",
-        "maps/attention.png", "predictions.csv", "features.npz", "attention.npz", "images.zip", "README.md",
+        "predictions.csv", "features.npz", "attention.npz", "images.zip", "README.md",
     }  # fmt: skip
     assert not [k for k in REQUIRED if results.get(k) is None]
     assert not [k for k, v in results.items() if isinstance(v, (dict, list))]

@@ -1,7 +1,7 @@
 """What a run leaves of its images, so that others need no model: a report, a calibration, a search for wrong labels.
 
-Written from the passes that measure the model; only the training images are seen once more, by the source alone. Every
-image is as the models saw it. The files and their columns: docs/commands.md.
+Written from the passes that measure the model; the images of other splits than the shown one are seen once more, by the
+source alone. Every image is as the models saw it. The files and their columns: docs/commands.md.
 """
 
 import io
@@ -23,8 +23,9 @@ from gta.attention.metrics import mean_map, patch_attention
 from gta.data.images import on_all_cores
 from gta.data.loading import loader
 from gta.data.reading import Photos
-from gta.data.sample import Sample, evenly_spread
+from gta.data.sample import SPLITS, Sample, evenly_spread
 from gta.data.transforms import TestViews
+from gta.devices import bf16_where_fast
 from gta.files import atomic_write
 from gta.sources.info import SourceInfo
 from gta.tables import write_csv
@@ -101,7 +102,7 @@ def write_evidence(
     source: nn.Module,
     info: SourceInfo,
     photos: Photos,
-    watches: dict[str, Watch],
+    watch: Watch,
     explored: int,
     workers: int,
 ) -> None:
@@ -112,14 +113,16 @@ def write_evidence(
         target, source: on one device.
         info: image size and normalisation.
         photos: of the run.
-        watches: of val and test, as far as there are such.
+        watch: of the shown split.
         explored: evenly spread images whose attention is written layer by layer; 0 for `EXPLORED`.
         workers: processes that load images.
     """
-    train_features, train_tiny = _train_pass(source, info, photos, workers)
-    splits = {"train": photos.train, **{split: photos.split(split) for split in watches}}
+    split = shown_split(photos)
+    splits = {name: getattr(photos, name) for name in SPLITS}
     samples = [sample for of in splits.values() for sample in of]
-    features = torch.cat([train_features, *(watch["features"] for watch in watches.values())])
+    before = len(samples) - len(photos.split(split))  # rows of features.npz before the shown split's, the last one
+    others, tiny = _source_pass(source, info, samples[:before], workers)
+    features = torch.cat([others, watch["features"]])
     with atomic_write(out / FEATURES) as new, new.open("wb") as file:
         np.savez_compressed(
             file,
@@ -129,11 +132,9 @@ def write_evidence(
             classes=np.array(photos.classes),
             sha256=np.array([sample.sha256 for sample in samples]),
             features=features.half().numpy(),
-            tiny=torch.cat([train_tiny, *(watch["tiny"] for watch in watches.values())]).byte().numpy(),
+            tiny=torch.cat([tiny, watch["tiny"]]).byte().numpy(),
         )
-    split = shown_split(photos)
-    before = len(photos.train) + (len(photos.val) if split == "test" else 0)  # rows of features.npz before the split's
-    wrong = _mistakes(photos.split(split), watches[split])
+    wrong = _mistakes(photos.split(split), watch)
     spread = explored_images(photos, explored)
     chosen = list(dict.fromkeys([*spread, *wrong[:EXPLORED]]))
     views = TestViews([photos.split(split)[i] for i in chosen], info.image_size, info.mean, info.std)
@@ -144,9 +145,9 @@ def write_evidence(
             file,
             split=np.array(split),
             rows=np.arange(before, before + len(photos.split(split))),
-            target_mean=watches[split]["target"].half().numpy(),
-            source_mean=watches[split]["source"].half().numpy(),
-            drift=watches[split]["drift"].mean(0).numpy(),
+            target_mean=watch["target"].half().numpy(),
+            source_mean=watch["source"].half().numpy(),
+            drift=watch["drift"].mean(0).numpy(),
             explored=np.array(chosen) + before,
             target=whole_attention(target, inputs),
             source=whole_attention(source, inputs),
@@ -202,14 +203,14 @@ class KeptAttention(L.Callback):
                 np.savez_compressed(file, target=whole_attention(model.model, self._images))
 
 
-def _train_pass(source: nn.Module, info: SourceInfo, photos: Photos, workers: int) -> tuple[Tensor, Tensor]:
-    """Of the training images: the source's features, (n, width), and the grey versions, (n, 16, 16)."""
-    unmasked = [replace(sample, mask=None) for sample in photos.train]
+def _source_pass(source: nn.Module, info: SourceInfo, samples: Sequence[Sample], workers: int) -> tuple[Tensor, Tensor]:
+    """Of images: the source's features, (n, width), and the grey versions, (n, 16, 16)."""
+    unmasked = [replace(sample, mask=None) for sample in samples]
     device = next(source.parameters()).device
     captured, features, tiny = Features(vit_info(source)), [], []
     source.eval()
     for images, *_ in loader(TestViews(unmasked, info.image_size, info.mean, info.std), 32, workers):
-        with torch.no_grad(), captured:
+        with torch.no_grad(), bf16_where_fast(device), captured:
             source(images.to(device))
         features.append(captured.read(images).float().cpu())
         tiny.append(_tiny(images))
@@ -251,7 +252,7 @@ def _write_pictures(out: Path, info: SourceInfo, samples: Sequence[Sample], chos
         image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
         image.thumbnail((SIDE, SIDE))
         file = io.BytesIO()
-        image.save(file, "WEBP", quality=80)
+        image.save(file, "WEBP", quality=80, method=2)  # 4 % larger than by the default, in a third of the time
         return file.getvalue()
 
     with atomic_write(out / IMAGES) as new, zipfile.ZipFile(new, "w") as archive:

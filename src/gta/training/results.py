@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gta.attention.plots import draw_maps
 from gta.data.reading import Photos
 from gta.sources.info import SourceInfo
 from gta.training.calibration import calibration_error, fit_temperature
 from gta.training.cross_validation import MEASURES, out_of_fold
 from gta.training.evaluate import classify, measure, of_classes
-from gta.training.evidence import Watch, write_evidence, write_predictions
+from gta.training.evidence import Watch, shown_split, write_evidence, write_predictions
 from gta.training.run_folder import RunFolder, save_weights
 
 OF_CLASSES = ("top1", "balanced_accuracy", "macro_f1", "loss")
@@ -49,15 +48,15 @@ def evaluate(
     """
     of_splits = [f"{split}_{name}" for split in ("val", "test") for name in OF_CLASSES]
     results: dict[str, Any] = dict.fromkeys((*of_splits, *OF_MASKS, *MEASURES))
-    watches: dict[str, Watch] = {}
+    watch = None
     logits: dict[str, Tensor] = {}
     for split in ("val", "test") if test else ("val",):
         if not (samples := getattr(photos, split)):
             continue
-        if test:
-            watches[split] = Watch(target, source)
-            measured = measure(target, source, info, samples, workers=workers, watch=watches[split])
-            logits[split] = watches[split]["logits"]
+        if test and split == shown_split(photos):
+            watch = Watch(target, source)
+            measured = measure(target, source, info, samples, workers=workers, watch=watch)
+            logits[split] = watch["logits"]
             results |= {name: measured[name] for name in OF_MASKS} if split == "test" else {}
         else:
             logits[split] = classify(target, info, samples, workers=workers)
@@ -88,11 +87,8 @@ def evaluate(
     )
     if logits:
         write_predictions(folder.path, photos, logits)
-    if watches:
-        write_evidence(folder.path, target, source, info, photos, watches, explored, workers)
-    if "test" in watches:
-        picture = folder.path / "maps" / "attention.png"
-        draw_maps(source, {"fine-tuned": target}, info, photos.test, photos.classes, picture)
+    if watch is not None:
+        write_evidence(folder.path, target, source, info, photos, watch, explored, workers)
     return results
 
 

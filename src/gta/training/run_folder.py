@@ -35,7 +35,7 @@ DIVERGED = "diverged.txt"
 _FILES = (
     CONFIG, RESULTS, WEIGHTS, CHECKPOINT, DIVERGED, "metrics.csv", "predictions.csv", "skipped.json",
      "features.npz", "attention.npz", "images.zip", "look.safetensors", "batch.json", "report.html", "README.md",
-     "maps", "maps/*.png", "attention", "attention/*.npz",
+     "attention", "attention/*.npz",
 )  # fmt: skip
 EXPORT = Kind("export", ("*.onnx", "*.onnx.data", "*.pt", "*.json", "*.safetensors", "README.md"))
 RUN = Kind(
@@ -46,7 +46,7 @@ RUN = Kind(
         *("export", *(f"export/*/{name}" for name in (MARKER, *EXPORT.files))),
     ),
 )
-_SEALED = ("metrics.csv", "predictions.csv", "skipped.json", "*.npz", "*.zip", "attention/*.npz", "maps/*.png")
+_SEALED = ("metrics.csv", "predictions.csv", "skipped.json", "*.npz", "*.zip", "attention/*.npz")
 # What may differ between two calls for the same run: where things are and how many work on it.
 CIRCUMSTANCES = frozenset(["out", "data", "source", "subset_list", "workers", "devices", "download", "reuse_dir"])
 
