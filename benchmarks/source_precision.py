@@ -3,7 +3,7 @@
     python benchmarks/source_precision.py --source FILE --run RUN --data DIR --image_size 126
 
 RUN is a run of `gta train` from that source, whose drift is that of the penalties. `feed-forward bf16` is what float32
-training uses (`gta.acceleration.source_pass`).
+training uses (`gta.acceleration.source_pass`). The last line is of both models as bf16 training computes them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from jsonargparse import auto_cli
 
 import gta
+from gta.acceleration.attention import QuickAttention
 from gta.acceleration.source_pass import AdaptivePass
 from gta.data.reading import read_photos
 from gta.data.transforms import TrainViews, normalised
@@ -74,6 +75,11 @@ def main(source: str, run: str, data: str, image_size: int = 224, batch_size: in
             error = float(guidance.distances(found, rows["float32"]).mean())
             off = float(guidance.distances(tuned, found).mean()) / exact - 1
             print(f"{name:>28}: {median(seconds[name]) * 1e3:6.0f} ms, rows {error:.1e}, penalty {off:+.2%}")
+        attention = QuickAttention().as_when_trained()
+        with torch.autocast("cpu", torch.bfloat16), attention:
+            (low,) = run_and_capture(target, images, [guidance.capture(guidance.target)])
+        off = float(guidance.distances(low, rows["bf16 autocast"]).mean()) / exact - 1
+        print(f"both models in bf16, attention {attention.names()}: penalty {off:+.2%}")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ class Guidance:
         layers: str | int | Sequence[int] = "all",
         layer_weights: Sequence[float] | None = None,
         source_precision: str = "same",
-        source_compile: bool = False,
+        source_compile: bool | str = False,
     ) -> None:
         self.target, self.source = vit_info(target), vit_info(source)
         check_matching(self.target, self.source, rows)
@@ -77,6 +77,7 @@ class Guidance:
         _check("rows", rows, rows in ("cls", "patches", "all", "pool"), '"cls", "patches", "all" or "pool"')
         _check("reduction", reduction, reduction in ("mean", "sum"), '"mean" or "sum"')
         _check("source_precision", source_precision, source_precision in ("auto", "same"), '"auto" or "same"')
+        _check("source_compile", source_compile, source_compile in (True, False, "auto"), 'True, False or "auto"')
         fine = layer_weights is None or (len(layer_weights) == len(self.layers) and all(map(_finite, layer_weights)))
         _check(
             "layer_weights",

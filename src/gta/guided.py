@@ -44,7 +44,7 @@ def guide(
     schedule_length: float | None = None,
     steps: int | None = None,
     source_precision: str = "same",
-    source_compile: bool = False,
+    source_compile: bool | str = False,
 ) -> Guided:
     """Guide `model` by the attention of `source`.
 
@@ -73,6 +73,8 @@ def guide(
             than 1 %. "same" computes as the target does.
         source_compile: compile the source's pass up to its last row (torch.compile, once for each shape of the images,
             which takes a quarter of a minute; on CPUs it needs a C++ compiler). The rows are the same up to rounding.
+            "auto" compiles where it pays, by the time of the source's pass: with `steps`, of those to come; without,
+            once as long was spent as compiling would have saved. That depends on the clock, and the numbers with it.
 
     Returns:
         A module that maps images to (logits, penalty); with weight "auto", images and labels.
@@ -110,6 +112,7 @@ class Guided(ModelAndSource):
             raise GtaError(f"schedule={schedule!r} needs steps, the number of training steps in all, got {steps!r}.")
         self.guidance, self.step = guidance, 0
         self._schedule = (schedule, schedule_length, steps or 1)
+        guidance.source_pass.steps = steps
 
     @property
     def weight(self) -> float | str:
@@ -179,8 +182,8 @@ class Guided(ModelAndSource):
         guidance.source.check(images)
         if options and guidance.source_compile:
             raise GtaError(
-                f"source_compile=True cannot be used with keywords of the forward ({', '.join(options)}): it compiles "
-                "one computation for all steps. Leave one of them out."
+                f"source_compile={guidance.source_compile!r} cannot be used with keywords of the forward "
+                f"({', '.join(options)}): it compiles one computation for all steps. Leave one of them out."
             )
 
         def read(images: Tensor) -> list[Any]:

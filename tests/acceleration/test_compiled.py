@@ -11,6 +11,7 @@ import torch
 import gta
 import gta.acceleration.compiled as compiled_file
 from gta import devices
+from gta.acceleration import source_pass
 from gta.acceleration.compiled import traced
 from gta.cli import main as cli
 from gta.methods.compose import ComposedMethod
@@ -187,3 +188,63 @@ def test_training_compiles_where_it_is_told_to(photos, source_file, tmp_path, tr
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     assert losses[0] > 0
     assert cli([*words, "--out", str(tmp_path / "both"), "--source-compile", "--reuse"]) == 2
+
+
+@pytest.fixture
+def seconds(monkeypatch, tmp_path):
+    """What each pass of a source takes, as far as anybody measures it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def take(value):
+        monkeypatch.setattr(source_pass, "_seconds", lambda read, images: (read(images), value))
+
+    return take
+
+
+def steps_of(composed, images, steps):
+    for step in range(2):
+        composed.begin_step(step, steps)
+        composed(images, torch.tensor([0, 1, 2, 0]))
+    return composed.methods[0]
+
+
+def test_auto_compiles_where_what_the_steps_save_is_more_than_compiling_takes(images, traces, seconds, source_file):
+    source = gta.load_source(source_file, image_size=40)
+    target = spread(gta.new_target(source, 3), 0.02)
+    seconds(1.0)
+    for steps, compiled in ((75, False), (76, True)):  # a fifth of a second each, against 15
+        composed = ComposedMethod(target, source, [GTA(source_compile="auto")])
+        assert steps_of(composed, images, steps).describe()["source_compiled"] is compiled
+    assert len(traces) == 1
+    seconds(0.0)  # what was measured before decides again
+    again = ComposedMethod(target, source, [GTA(source_compile="auto")])
+    assert steps_of(again, images, 76).describe()["source_compiled"] is True
+    resumed = ComposedMethod(target, source, [GTA(source_compile="auto")])
+    resumed.load_state_dict(composed.state_dict())
+    resumed.begin_step(75, 76)  # too late to pay, but it goes on as it began
+    resumed(images, torch.tensor([0, 1, 2, 0]))
+    assert len(traces) == 3
+
+
+def test_auto_in_a_loop_of_unknown_length_compiles_once_that_would_have_paid(images, traces, seconds):
+    guided = pair(source_compile="auto")
+    seconds(25.0)
+    for compiled in (0, 0, 0, 1, 1):  # after 75 s
+        guided(images)
+        assert len(traces) == compiled
+    known = pair(source_compile="auto", steps=2)
+    known(images)
+    assert len(traces) == 1
+
+
+def test_auto_without_a_compiler_goes_on_as_it_is(images, seconds, monkeypatch):
+    def fails(*given):
+        raise gta.GtaError("the source could not be compiled")
+
+    seconds(100.0)
+    guided = pair(source_compile="auto", steps=100)
+    monkeypatch.setattr(compiled_file.CompiledSource, "rows", fails)
+    assert float(guided(images)[1].detach()) > 0
+    assert guided.guidance.source_pass.compiles is False
+    compiled = gta.guide(guided.model, torch.compile(guided.source), source_compile="auto")
+    assert compiled.guidance.source_pass.compiles is False

@@ -15,11 +15,12 @@ from gta.benchmark import bench as bench_file
 from gta.benchmark import growth, meters, steps
 from gta.benchmark.meters import MemoryTracker, compared, flops, interleaved, line_through, saved_bytes
 from gta.benchmark.options import Bench
-from gta.benchmark.rows import ROWS, Row, unfused, unfused_rows
+from gta.benchmark.rows import BOUNDED, ROWS, Row, unfused, unfused_rows
 from gta.benchmark.setting import COUNTED, Setting, make_setting, transformers_peers
 from gta.benchmark.steps import training_steps
 from gta.benchmark.whole_maps import whole_maps
 from gta.cli import main
+from gta.report.benchmark import bounds
 from gta.vit.structure import vit_info
 from tests.conftest import HAS_COMPILER, reference_rows, tiny_vit
 
@@ -251,6 +252,36 @@ def test_the_flops_of_rows_are_proportional_to_layers_and_to_tokens(setting, opt
     assert all(share < 1 / 3 for share in tokens["shares"])
 
 
+def test_what_is_quick_measures_what_the_bounds_are_of(options, monkeypatch):
+    asked = []
+    monkeypatch.setattr(bench_file, "training_steps", lambda *given: asked.append(given[2]))
+    for part in ("around_the_step", "whole_maps"):
+        monkeypatch.setattr(bench_file, part, lambda *given: None)
+    found = bench_file.bench(replace(options, quick=True), say=lambda what: None)
+    assert list(found) == ["setting", "steps", "loop", "whole_maps"]
+    assert asked == [BOUNDED]
+
+
+def test_bounds_by_hand():
+    seconds = {
+        "plain": [3.0, 2.0], "plain as it comes": [9.0, 9.0], "unfused plain": [2.0, 2.0], "gta": [3.0, 2.4],
+        "gta reuse": [3.0, 2.0], "unfused hooks": [4.0, 2.0],
+    }  # fmt: skip
+    steps = {name: {"seconds": times, "median_seconds": sum(times) / 2} for name, times in seconds.items()}
+    steps["gta"]["penalty_off"] = {"float32": 1e-6, "bf16": 0.1}
+    found = {
+        "steps": {"rows": steps}, "loop": {"rows": {"gta train": {"waiting": 0.02}}},
+        "whole_maps": {"rows": {"naive": {"ratio": 8.0}}, "less_memory": 40.0},
+    }  # fmt: skip
+    told = [(row["here"], row["met"]) for row in bounds(found)]
+    assert told == [
+        ("1.250", "NO"), ("1.100", "yes"), ("0.975", "yes"), ("1.000", "yes"), ("0.100", "NO"), ("0.020", "yes"),
+        ("0.125", "NO"), ("0.025", "yes"),
+    ]  # fmt: skip
+    del steps["unfused hooks"]  # it did not fit into a GPU's memory
+    assert len(list(bounds(found))) == len(told) - 1
+
+
 def test_the_command_prints_tables_and_writes_them_with_a_picture(source_file, tmp_path, capsys):
     out = tmp_path / "deep" / "cost"
     words = f"--source {source_file} --image-size 40 --batch-size 2 --rounds 2 --full-size 40 --layers 0,-1"
@@ -270,7 +301,7 @@ def test_the_command_prints_tables_and_writes_them_with_a_picture(source_file, t
     page = (out / "bench.md").read_text()
     assert [line for line in page.splitlines() if line.startswith("## ")] == [
         "## Training step", "## The loop around the step", "## Whole maps", "## Growth with guided layers",
-        "## Growth with patches",
+        "## Growth with patches", "## Bounds",
     ]  # fmt: skip
     assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
     html = (out / "bench.html").read_text()

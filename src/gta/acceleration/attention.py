@@ -1,9 +1,7 @@
 """Attention by the kernel that is quickest here, forward and backward, of those that are exact enough."""
 
-import json
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from statistics import median
 from typing import Any
 
@@ -12,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gta.devices import cpu_name
-from gta.files import cache_folder, write_json
+from gta.acceleration.timings import remembered
 from gta.vit.capture import entered
 from gta.vit.multiplied import MultipliedAttention
 
@@ -138,18 +135,9 @@ def _plain_call(
 
 def _quickest(shape: str, q: Tensor, k: Tensor, v: Tensor, scale: float) -> str:
     """The kernel that takes least time, where it takes clearly less than the fused one and is exact enough."""
-    path = cache_folder("attention.json")
-    machine = f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    known: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        known = dict(json.loads(path.read_text(encoding="utf-8")))
-    seconds = known.get(machine, {}).get(shape)
-    if seconds is None or seconds.keys() != KERNELS.keys():
-        seconds = _timed(q, k, v, scale)
-        known[machine] = {**known.get(machine, {}), shape: seconds}
-        with suppress(OSError):  # a home that cannot be written
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, known)
+    seconds = remembered(
+        "attention.json", shape, lambda: _timed(q, k, v, scale), lambda known: known.keys() == KERNELS.keys()
+    )
     exact = _value_and_gradients(_fused, q.float(), k.float(), v.float(), scale)
     for name in sorted(seconds, key=seconds.__getitem__):
         if name != "fused" and seconds[name] < MARGIN * seconds["fused"]:

@@ -5,10 +5,13 @@ and not in every step, and no bit is another. In float32 its feed-forward layers
 bf16, and everything else, q and k above all, in float32. How far that moves the penalty is measured in the training
 itself: in steps 4, 8, 16, 32 and then every 32 the source runs both ways, and until the next such step it runs in bf16
 only if the penalty differed by less than 1 %. `benchmarks/source_precision.py` measures it (docs/cost.md).
+
+The pass may be compiled, always or where that pays (`source_compile="auto"`).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from gta import devices
 from gta.acceleration.compiled import CompiledSource
+from gta.acceleration.timings import remembered
 from gta.errors import GtaError
 from gta.vit.capture import SourcePass
 from gta.vit.structure import ViTInfo, is_compiled
@@ -26,6 +30,10 @@ from gta.vit.structure import ViTInfo, is_compiled
 TOLERANCE = 0.01  # of the penalty
 FIRST_CHECKS = (4, 8, 16)
 CHECK_EVERY = 32
+COMPILING = 15.0  # seconds that it takes, as of a ViT-S on two cores
+SAVED = (
+    0.2  # of the time of a pass, once it is compiled: between the 0.1 in float32 and the 0.37 in bf16 of docs/cost.md
+)
 
 Read = Callable[[Tensor], list[Any]]
 
@@ -37,20 +45,22 @@ class AdaptivePass(SourcePass):
         feed_forward: weights of its feed-forward layers; None where they are not to be cast.
         lowered: whether these layers compute in bf16 outside autocast; kept from check to check, and checkpointed.
         step: of the training; counted here, or set before each step.
+        compiles: as of `SourcePass`; checkpointed.
     """
 
-    def __init__(self, source: nn.Module, info: ViTInfo, adaptive: bool = True, compiled: bool = False) -> None:
+    def __init__(self, source: nn.Module, info: ViTInfo, adaptive: bool = True, compiled: bool | str = False) -> None:
         """
         Args:
             source, info: the source, and what is known of it.
             adaptive: let feed-forward layers compute in bf16 in float32 training.
-            compiled: compile the pass up to its last row, once for each shape of the images.
+            compiled: compile the pass up to its last row, once for each shape of the images; "auto": where it pays and
+                can be done.
 
         Raises:
             GtaError: a compiled source that is to be compiled.
         """
         super().__init__()
-        if compiled and is_compiled(source):
+        if compiled is True and is_compiled(source):
             raise GtaError("the source is compiled already: leave source_compile out, which compiles less of it.")
         inside = {id(m) for attention in info.attentions for m in attention.modules()}
         linears = [(name, m) for name, m in source.named_modules() if isinstance(m, nn.Linear)]
@@ -60,7 +70,10 @@ class AdaptivePass(SourcePass):
         self.feed_forward = CastWeights(outside) if usable and outside and adaptive else None
         self.lowered = False
         self._trial: list[Any] | None = None
-        self._compiled = CompiledSource(source) if compiled else None
+        self._compiled = CompiledSource(source) if compiled and usable else None
+        self._auto, self._spent = compiled == "auto", 0.0
+        self.compiles = None if self._auto and usable else bool(compiled and usable)
+        self._size = sum(p.numel() for p in source.parameters())
 
     def run(self, read: Read, images: Tensor) -> list[Any]:
         """What `read` captures, in the precision of this step."""
@@ -80,13 +93,31 @@ class AdaptivePass(SourcePass):
     def _pass(
         self, read: Read, images: Tensor, weights: CastWeights | None, dtype: torch.dtype = torch.bfloat16
     ) -> list[Any]:
-        if self._compiled is None:
+        def eager(images: Tensor) -> list[Any]:
             return with_weights(read, images, weights, dtype)
-        if weights is None or weights is self.all:  # as it is, or as autocast casts it
-            return self._compiled.rows(read, images, "as it is")
-        return self._compiled.rows(
-            lambda images: with_weights(read, images, weights, dtype), images, "feed-forward cast"
-        )
+
+        if self.compiles is None and self.steps is not None:
+            what = f"{self._size} weights, {tuple(images.shape)}, {dtype if weights else 32}"
+            each = remembered("source_pass.json", what, lambda: min(_seconds(eager, images)[1] for _ in range(3)))
+            self.compiles = (self.steps - self.step + 1) * each * SAVED > COMPILING
+        if (
+            self.compiles is None
+        ):  # as one rents skis until the rent would have bought them: at most twice the best cost
+            found, seconds = _seconds(eager, images)
+            self._spent += seconds
+            self.compiles = self._spent * SAVED >= COMPILING or None
+            return found
+        if not self.compiles or self._compiled is None:
+            return eager(images)
+        try:
+            if weights is None or weights is self.all:  # as it is, or as autocast casts it
+                return self._compiled.rows(read, images, "as it is")
+            return self._compiled.rows(eager, images, "feed-forward cast")
+        except GtaError:
+            if not self._auto:
+                raise
+            self.compiles = False  # it cannot be done here
+            return eager(images)
 
     def check(self, distance: Callable[[list[Any]], Tensor], exact: Tensor) -> None:
         """In a step of a check: whether the distance from the rows in bf16 is within 1 % of the exact one."""
@@ -99,11 +130,17 @@ class AdaptivePass(SourcePass):
         """Of the weights' copies in lower precision."""
         return sum(copies.bytes() for copies in (self.all, self.feed_forward, self._compiled) if copies is not None)
 
-    def get_extra_state(self) -> bool:
-        return self.lowered
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"lowered": self.lowered, "compiles": self.compiles, "spent": self._spent}
 
-    def set_extra_state(self, state: bool) -> None:
-        self.lowered = state
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.lowered, self.compiles, self._spent = state["lowered"], state["compiles"], state["spent"]
+
+
+def _seconds(read: Read, images: Tensor) -> tuple[list[Any], float]:
+    """What a pass captures, and what it took; on a GPU until it was launched."""
+    began = time.perf_counter()
+    return read(images), time.perf_counter() - began
 
 
 class CastWeights:

@@ -12,6 +12,7 @@ from typing import Any
 from gta.benchmark.growth import by_layers, by_tokens
 from gta.benchmark.loop import around_the_step
 from gta.benchmark.options import Bench
+from gta.benchmark.rows import BOUNDED
 from gta.benchmark.setting import described, make_setting
 from gta.benchmark.steps import training_steps
 from gta.benchmark.whole_maps import patches_at, whole_maps
@@ -25,8 +26,8 @@ def bench(options: Bench, say: Callable[[str], None] = print) -> dict[str, Any]:
         say: told what is being done.
 
     Returns:
-        The content of bench.json: `setting`, and by part (steps, loop, whole_maps, layers, tokens) its `rows`, with all
-        times as taken, and the `notes` under its table.
+        The content of bench.json: `setting`, and by part (steps, loop, whole_maps; layers and tokens unless it is to be
+        quick) its `rows`, with all times as taken, and the `notes` under its table.
 
     Raises:
         GtaError: a source or an option that cannot be used.
@@ -35,13 +36,14 @@ def bench(options: Bench, say: Callable[[str], None] = print) -> dict[str, Any]:
     setting, rounds = make_setting(options), options.rounds
     patches_at(setting, options.full_size)  # refuses before minutes are spent
     found: dict[str, Any] = {"setting": {**described(setting, options), "load_before": busy}}
-    for part, measure in {
-        "steps": lambda: training_steps(setting, rounds),
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "steps": lambda: training_steps(setting, rounds, BOUNDED if options.quick else None),
         "loop": lambda: around_the_step(setting, rounds),
         "whole_maps": lambda: whole_maps(setting, options.full_size, options.full_batch, rounds),
-        "layers": lambda: by_layers(setting, rounds),
-        "tokens": lambda: by_tokens(setting, options),
-    }.items():
+    }
+    if not options.quick:
+        parts |= {"layers": lambda: by_layers(setting, rounds), "tokens": lambda: by_tokens(setting, options)}
+    for part, measure in parts.items():
         say(f"{part} …")
         found[part] = measure()
     return found

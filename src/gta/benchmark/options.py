@@ -24,6 +24,7 @@ class Bench:
         layers: Guided layers: all, last, or indices such as 0,5,-1 (a leading minus needs --layers=-1).
         full_size: Image side in px at which whole N×N maps are compared.
         full_batch: Images of which they are.
+        quick: Only what the bounds are of: fewer rows, and no growth.
     """
 
     source: str = TrainOptions.source
@@ -36,6 +37,7 @@ class Bench:
     layers: list[int] | str = "all"
     full_size: int = 518
     full_batch: int = 2
+    quick: bool = False
 
     def __post_init__(self) -> None:
         read = TrainOptions(data="", out="", method="gta", layers=self.layers).layers  # "0,-1" is a list

@@ -183,6 +183,7 @@ ROWS: dict[str, Callable[[Setting], Row | None]] = {
     "transformers plain": _transformers_plain,
     "output_attentions": _transformers_attentions,
 }  # a function gives None where it cannot be done here; `against` names a row above
+BOUNDED = ("plain", "plain as it comes", "gta", "gta reuse", "unfused plain", "unfused hooks")  # docs/cost.md#bounds
 
 
 def penalty_of(target: Sequence[Tensor], source: Sequence[Tensor]) -> Tensor:

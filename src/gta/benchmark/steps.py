@@ -1,7 +1,7 @@
 """Training steps of every row: their time, memory and FLOPs, and the floor below which none can be."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -17,9 +17,9 @@ from gta.vit.capture import run_and_capture
 from gta.vit.structure import vit_info
 
 
-def training_steps(setting: Setting, rounds: int) -> dict[str, Any]:
-    """By row, of a step (forward, backward, AdamW): times, FLOPs, memory, and how far its penalty is off."""
-    rows = {name: row for name, make in ROWS.items() if (row := make(setting)) is not None}
+def training_steps(setting: Setting, rounds: int, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """By row (of these names), of a step with AdamW: times, FLOPs, memory, and how far its penalty is off."""
+    rows = {name: row for name in names or ROWS if (row := ROWS[name](setting)) is not None}
     truth = _reference(setting)
     found = {name: _counted(row, setting, truth) for name, row in rows.items()}  # before any step is taken
     # a learning rate of 0 takes as long as any, and leaves all rows the same models to the last round

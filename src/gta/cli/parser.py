@@ -92,8 +92,11 @@ class OptionParser(ArgumentParser):
     """Spells options with dashes, --image-size; --image_size, as in config.yaml, is understood as well."""
 
     def add_argument(self, *names: str, **kwargs: Any) -> Any:
-        if kwargs.get("type") is bool and kwargs.get("default") is False:
-            kwargs = {"action": "store_true", "help": kwargs["help"]}
+        if kwargs.get("default") is False:
+            if kwargs.get("type") is bool:
+                kwargs = {"action": "store_true", "help": kwargs["help"]}
+            else:  # a switch that takes a word as well
+                kwargs |= {"nargs": "?", "const": True}
         dashed = tuple(n.replace("_", "-") for n in names if n.startswith("--") and "_" in n)
         return super().add_argument(*dashed, *names, **kwargs)
 

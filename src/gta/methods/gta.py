@@ -26,7 +26,7 @@ class GTA(Method):
     guide: str = "logits"
     rows: Rows = "cls"
     source_precision: str = "same"
-    source_compile: bool = False
+    source_compile: bool | str = False
 
     paper: ClassVar[str] = "arXiv 2401.02656"
     top_level_options: ClassVar[bool] = True
@@ -40,7 +40,7 @@ class GTA(Method):
         return self.guidance.source_pass
 
     def begin_step(self, done: int, steps: int) -> None:
-        self.guidance.source_pass.step = done
+        self.guidance.source_pass.step, self.guidance.source_pass.steps = done, steps
 
     def capture(self, vit: ViTInfo) -> Capture | None:
         return None if self.weight == 0 else self.guidance.capture(vit)
@@ -57,4 +57,5 @@ class GTA(Method):
     def describe(self) -> dict[str, Any]:
         layers = self.layers if isinstance(self.layers, str) else ",".join(map(str, self.layers))
         chosen = {"guide": self.guide, "rows": self.rows, "distance": self.distance}
-        return {"weight": self.weight, "layers": layers, **chosen}
+        compiled = bool(self.guidance.source_pass.compiles)
+        return {"weight": self.weight, "layers": layers, **chosen, "source_compiled": compiled}

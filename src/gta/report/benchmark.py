@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from gta.files import atomic_write, write_text
@@ -73,7 +74,40 @@ def where(found: Mapping[str, Any]) -> str:
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
     """The tables of a bench.json."""
-    return [Table(title, list(_lines(found[part]["rows"])), found[part]["notes"]) for part, title in PARTS.items()]
+    there = {part: title for part, title in PARTS.items() if part in found}
+    parts = [Table(title, list(_lines(found[part]["rows"])), found[part]["notes"]) for part, title in there.items()]
+    return [*parts, Table("Bounds", list(bounds(found)), [])]
+
+
+def bounds(found: Mapping[str, Any]) -> Iterator[dict[str, str | None]]:
+    """What is wanted of every machine, what it is on this one, and whether that is met: docs/cost.md#bounds."""
+    steps, maps = found["steps"]["rows"], found["whole_maps"]
+
+    def ratio(one: str, *others: str) -> float | None:
+        """Median of the rounds' ratios, to the quickest of the others that fitted into memory."""
+        there = [name for name in others if name in steps]
+        if not there:
+            return None
+        best = min(there, key=lambda name: float(steps[name]["median_seconds"]))
+        return median(a / b for a, b in zip(steps[one]["seconds"], steps[best]["seconds"], strict=True))
+
+    measured: list[tuple[str, float | None, float]] = [
+        (
+            "plain to the quickest by hand, fused or multiplied out",
+            ratio("plain", "plain as it comes", "unfused plain"),
+            1.02,
+        ),
+        ("gta to plain", ratio("gta", "plain"), 1.22),
+        ("gta to hooks on multiplied-out attention", ratio("gta", "unfused hooks"), 1.0),
+        ("gta reuse to plain", ratio("gta reuse", "plain"), 1.02),
+        ("penalty off, share", max(steps["gta"]["penalty_off"].values()), 0.01),
+        ("waiting for images, share", found["loop"]["rows"]["gta train"]["waiting"], 0.03),
+        ("whole maps, time to naive", 1 / maps["rows"]["naive"]["ratio"], 0.1),
+        ("whole maps, memory to naive", 1 / maps["less_memory"], 0.05),
+    ]
+    for what, value, most in measured:
+        if value is not None:
+            yield {"": what, "here": f"{value:.3f}", "at most": f"{most:g}", "met": "yes" if value <= most else "NO"}
 
 
 def _lines(rows: Mapping[str, Any]) -> Iterator[dict[str, str | None]]:
@@ -103,8 +137,11 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     note = f"{floor:.2f}: FLOPs of plain and a source's rows"
     time.text(floor + 0.02, -0.5, note, color=GREEN, fontsize=8.5, va="center")
     _memory(memory, steps)
-    _growth(layers, found["layers"], "guided layers")
-    _growth(tokens, found["tokens"], "patches of an image")
+    for axis, part, label in ((layers, "layers", "guided layers"), (tokens, "tokens", "patches of an image")):
+        if part in found:
+            _growth(axis, found[part], label)
+        else:  # of gta bench --quick
+            axis.remove()
     _ratios(maps, found["whole_maps"]["rows"], "Time of whole maps, × gta")
     whole = found["whole_maps"]
     maps.set_xlabel(f"{whole['tokens']} patches; naive takes {whole['less_memory']:.1f} times the memory", fontsize=8.5)

@@ -71,7 +71,7 @@ class TrainOptions:
         source_precision: auto lets the source's feed-forward layers compute in bf16 in float32 training, where that is
             faster and while it changes the penalty by less than 1 percent; same never does (gta).
         source_compile: Compile the source's pass (gta): a quarter of a minute at the start, for up to a third less of
-            its time in every step. On CPUs it needs a C++ compiler.
+            its time in every step. On CPUs it needs a C++ compiler. auto does where that pays.
         reuse: Give every training image a fixed number of views, compute the source's rows of them once (gta), and keep
             them for this and other runs.
         views: How many views (reuse).
@@ -130,7 +130,7 @@ class TrainOptions:
     distance: str = "l2"
     temperature: float = 1.0
     source_precision: Literal["auto", "same"] = "auto"
-    source_compile: bool = False
+    source_compile: bool | Literal["auto"] = False
     reuse: bool = False
     views: int = 8
     views_seed: int | None = 0

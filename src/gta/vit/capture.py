@@ -108,11 +108,15 @@ class SourcePass(nn.Module):
 
     Attributes:
         step: of the training.
+        steps: of the training in all; None where nobody knows.
+        compiles: whether it is compiled; None while that is not decided.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.step = 0
+        self.steps: int | None = None
+        self.compiles: bool | None = False
 
     def run(self, read: Callable[[Tensor], list[Any]], images: Tensor) -> list[Any]:
         """What `read`, the source's pass on `images`, captures."""
