@@ -183,7 +183,10 @@ def test_views_are_a_function_of_seed_epoch_and_image(worlds):
     source = load_source(BUTTERFLIES, SIZE)
     methods = [METHODS["attention_crop"](), METHODS["background_swap"](share=1.0)]
     method = ComposedMethod(new_target(source, 6), source, methods)
+    unseen, _ = looked_at(photos, Look.of(BUTTERFLIES, SIZE), method, test=False)
+    assert all(sample.box is None for sample in unseen.test)
     shown, edits = looked_at(photos, Look.of(BUTTERFLIES, SIZE), method)
+    assert unseen.train == shown.train
     assert all(sample.box is not None for split in (shown.train, shown.val, shown.test) for sample in split)
     views, again, plain = (TrainViews(shown.train, SIZE, 0, edits=e) for e in (edits, edits, None))
     torch.manual_seed(3)

@@ -138,7 +138,7 @@ def _train(
     edits = None
     if method.looks:
         look = look or Look.of(options.look_source or options.source, info.image_size, options.heads)
-        photos, edits = looked_at(photos, look, method, workers)
+        photos, edits = looked_at(photos, look, method, workers, test)
     if options.keep_attention:  # of what is shown of the images; before the recorder, whose checkpoint ends an epoch
         kept = KeptAttention(folder, photos, info, options.keep_attention)
         trainer.callbacks.insert(0, kept)  # type: ignore[attr-defined]

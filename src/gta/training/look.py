@@ -109,11 +109,15 @@ class Look:
         return found
 
 
-def looked_at(photos: Photos, look: Look, method: ComposedMethod, workers: int = 0) -> tuple[Photos, Edits | None]:
-    """The photographs with the boxes that a method shows of them, and what it does to training views."""
+def looked_at(
+    photos: Photos, look: Look, method: ComposedMethod, workers: int = 0, test: bool = True
+) -> tuple[Photos, Edits | None]:
+    """The photographs (those of test only with `test`) with the boxes that a method shows of them, and what it does
+    to training views."""
+    splits = SPLITS if test else SPLITS[:-1]
     with on_device(look.model, default_device()):
         for crop in method.crops:
-            boxed: dict[str, Any] = {name: look.closer(getattr(photos, name), crop, workers) for name in SPLITS}
+            boxed: dict[str, Any] = {name: look.closer(getattr(photos, name), crop, workers) for name in splits}
             photos = replace(photos, **boxed)
         if not method.edits:
             return photos, None
