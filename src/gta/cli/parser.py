@@ -154,7 +154,7 @@ def first_line(described: Any) -> str:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Inside, nobody looks for garbage: imports leave none, and the search would take a fifth of their time."""
+    """Inside, nobody looks for garbage: imports leave none, and the search would take a sixth of their time."""
     gc.disable()
     try:
         yield
