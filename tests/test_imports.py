@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "gta"
-BASE = {"errors", "registry", "files", "folders", "devices", "tables"}
+BASE = {"errors", "registry", "files", "folders", "devices", "memory", "tables"}
 MAY_IMPORT = {  # room -> rooms, besides BASE
     "errors": set(),
     "registry": set(),
     "files": set(),
     "folders": set(),
     "devices": set(),
+    "memory": set(),
     "tables": set(),
     "vit": set(),
     "distances": set(),

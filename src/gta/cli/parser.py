@@ -25,6 +25,7 @@ from jsonargparse import ArgumentParser, Namespace
 from gta import __version__
 from gta.cli.boundary import in_own_words, open_streams, outside_cause
 from gta.errors import GtaError
+from gta.memory import keep_freed_memory
 from gta.registry import Registry
 
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -184,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     name, how_to_go_on = f"gta {words[0]}" if words else "gta", lambda: ""
     open_streams()
+    keep_freed_memory()
     try:
         with importing():
             command, given = parse(words)

@@ -102,9 +102,10 @@ def _seen(trained: Trained, images: Iterable[Picture], pool: ThreadPoolExecutor)
     """What the model is given of each image."""
     closer = trained.closer
     if closer is None:
-        yield from _opened(trained.view, images, pool)
+        yield from _opened(trained.view, images, pool, trained.device.type == "cpu")
         return
-    opened: Iterator[Named[Opened]] = _opened(lambda image: (image, closer.view(image)), images, pool)
+    see: Callable[[Image.Image], Opened] = lambda image: (image, closer.view(image))  # noqa: E731
+    opened = _opened(see, images, pool, trained.device.type == "cpu")
     for batch in _batches(opened):
         readable = [pair for _, pair in batch if not isinstance(pair, str)]
         shown = pool.map(trained.view, closer.of_images(*zip(*readable, strict=True)) if readable else ())
@@ -112,8 +113,14 @@ def _seen(trained: Trained, images: Iterable[Picture], pool: ThreadPoolExecutor)
             yield name, pair if isinstance(pair, str) else next(shown)
 
 
-def _opened(see: Callable[[Image.Image], T], images: Iterable[Picture], pool: ThreadPoolExecutor) -> Iterator[Named[T]]:
-    """What is made of each image, some ahead of those that are taken."""
+def _opened(
+    see: Callable[[Image.Image], T], images: Iterable[Picture], pool: ThreadPoolExecutor, in_turn: bool
+) -> Iterator[Named[T]]:
+    """What is made of each image, some ahead of those that are taken.
+
+    `in_turn`: a batch at a time, none while the model runs. Where that needs the same cores, its threads, which wait
+    for each other, would wait for those that decode.
+    """
 
     def read(image: Picture) -> T | str:
         try:
@@ -125,9 +132,11 @@ def _opened(see: Callable[[Image.Image], T], images: Iterable[Picture], pool: Th
     ahead = cores()  # until one is there to be measured
     for i, image in enumerate(images):
         waiting.append((_name(image, i), pool.submit(read, image)))
-        while len(waiting) > ahead:
+        if len(waiting) <= ahead:
+            continue
+        while len(waiting) > (0 if in_turn else ahead):
             name, future = waiting.popleft()
-            ahead = max(cores(), min(AHEAD, PIXELS // _pixels(future.result())))
+            ahead = max(cores(), min(BATCH if in_turn else AHEAD, PIXELS // _pixels(future.result())))
             yield name, future.result()
     for name, future in waiting:
         yield name, future.result()

@@ -21,8 +21,10 @@ def main() -> None:
     threading.Thread(target=end_with, args=(int(sys.argv[1]),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogateescape", buffering=1)
     os.dup2(2, 1)  # what is printed goes into the log of its run
+    from gta.memory import keep_freed_memory
     from gta.studies.execute import execute, log_file
 
+    keep_freed_memory()
     for line in sys.stdin:
         folder = Path(line.rstrip("\n"))
         with log_file(folder).open("ab") as log:
