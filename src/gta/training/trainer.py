@@ -46,8 +46,10 @@ def make_trainer(options: TrainOptions, callbacks: Sequence[L.Callback], checkpo
 
 def described(trainer: L.Trainer, workers: int) -> str:
     """On what a run trains, for those who left that to it: a sentence."""
-    loading = f"{workers} processes load images for each" if workers else "no other process loads images"
-    return f"on {trainer.world_size} × {device_name(trainer.strategy.root_device)}, {trainer.precision}; {loading}"
+    several = f"{trainer.world_size} × " if trainer.world_size > 1 else ""
+    precision = {"32-true": "float32", "bf16-mixed": "bf16", "16-mixed": "float16"}[str(trainer.precision)]
+    loading = f"{workers} processes load images for each device" if workers else "the same process loads images"
+    return f"trains on {several}{device_name(trainer.strategy.root_device)} in {precision}; {loading}"
 
 
 def resolve_precision(precision: str) -> str:
