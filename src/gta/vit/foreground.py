@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from gta.errors import GtaError
@@ -101,8 +100,9 @@ def attended_box(
     Returns:
         left, top, right and bottom, in shares of the image's width and height.
     """
-    part = largest_part(rank <= mass)
-    left, top, right, bottom = (masks_to_boxes(part[None])[0] + torch.tensor([0, 0, 1, 1])).tolist()
+    part = largest_part(rank <= mass).numpy()
+    (left, right), (top, bottom) = (np.flatnonzero(part.any(axis))[[0, -1]].tolist() for axis in (0, 1))
+    right, bottom = right + 1, bottom + 1
     width, height = (aspect, 1.0) if aspect >= 1 else (1.0, 1 / aspect)  # in shares of the shorter side
     down, across = rank.shape
     side = max((right - left) / across * width, (bottom - top) / down * height)
