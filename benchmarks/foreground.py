@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_iou, masks_to_boxes
-from torchvision.transforms.v2.functional import gaussian_blur
 
 from gta.data.loading import loader
 from gta.data.reading import read_photos
@@ -29,10 +28,10 @@ from gta.tables import markdown
 from gta.training.auto import ridge
 from gta.vit.attention_logits import AttentionMaps
 from gta.vit.capture import run_and_capture
-from gta.vit.foreground import attended_box, compact_mean, ranked
+from gta.vit.foreground import attended_box, compact_mean, ranked, smoothed
 from gta.vit.structure import vit_info
 
-MASS, SMOOTH = 0.6, 0.8
+MASS = 0.6
 
 
 def mean(maps: Tensor) -> Tensor:
@@ -85,8 +84,8 @@ def ranks(source: torch.nn.Module, samples: Sequence[Sample], last: Sequence[int
         maps = torch.stack(layers, 1).unflatten(-1, vit.patches(images))
         for n in last:
             for name, way in WAYS.items():
-                seen = gaussian_blur(way(maps[:, -n:]), [2 * round(3 * SMOOTH) + 1] * 2, [SMOOTH] * 2)
-                found.setdefault((n, name), []).extend(zip(ranked(seen), aspects.tolist(), strict=True))
+                rank = ranked(smoothed(way(maps[:, -n:])))
+                found.setdefault((n, name), []).extend(zip(rank, aspects.tolist(), strict=True))
     return found
 
 

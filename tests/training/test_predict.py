@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from gta.data.reading import read_photos
 from gta.data.transforms import TestViews
 from gta.errors import GtaError
 from gta.training.measure_run import evaluate_run
-from gta.training.predict import AHEAD, BATCH
+from gta.training.predict import AHEAD, BATCH, _opened
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,23 @@ def test_many_images_keep_their_order_whatever_is_unreadable(finished, images, t
     assert predictions[-2].error == "no such file"
     assert done == sorted(done)
     assert done[-1] == len(many)
+
+
+@pytest.mark.parametrize("in_turn", [True, False])
+def test_no_image_is_decoded_beside_the_model_where_they_share_cores(images, in_turn):
+    """How many are under way when one is taken: on a CPU none once a batch; on a GPU there are always some."""
+    begun: list[int] = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, function, *given):
+            begun.append(1)
+            return super().submit(function, *given)
+
+    with Pool(2) as pool:
+        seen = _opened(lambda image: torch.zeros(1), [images[0]] * (4 * AHEAD), pool, in_turn)
+        ahead = [len(begun) - taken for taken, _ in enumerate(islice(seen, 2 * AHEAD), 1)]
+        assert (ahead.count(0) >= 2 * AHEAD // BATCH) if in_turn else (min(ahead[:-BATCH]) > 0 and max(ahead) >= AHEAD)
+        assert len([*seen]) == 2 * AHEAD
 
 
 def test_images_and_single_paths(finished, images):

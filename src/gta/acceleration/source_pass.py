@@ -31,9 +31,8 @@ TOLERANCE = 0.01  # of the penalty
 FIRST_CHECKS = (4, 8, 16)
 CHECK_EVERY = 32
 COMPILING = 15.0  # seconds that it takes, as of a ViT-S on two cores
-SAVED = (
-    0.2  # of the time of a pass, once it is compiled: between the 0.1 in float32 and the 0.37 in bf16 of docs/cost.md
-)
+# Of the time of a pass, once it is compiled: between the 0.1 in float32 and the 0.37 in bf16 of docs/cost.md.
+SAVED = 0.2
 
 Read = Callable[[Tensor], list[Any]]
 
@@ -100,9 +99,7 @@ class AdaptivePass(SourcePass):
             what = f"{self._size} weights, {tuple(images.shape)}, {dtype if weights else 32}"
             each = remembered("source_pass.json", what, lambda: min(_seconds(eager, images)[1] for _ in range(3)))
             self.compiles = (self.steps - self.step + 1) * each * SAVED > COMPILING
-        if (
-            self.compiles is None
-        ):  # as one rents skis until the rent would have bought them: at most twice the best cost
+        if self.compiles is None:  # as skis are rented until the rent would have bought them: at most twice the best
             found, seconds = _seconds(eager, images)
             self._spent += seconds
             self.compiles = self._spent * SAVED >= COMPILING or None
