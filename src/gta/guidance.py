@@ -25,6 +25,7 @@ from gta.registry import Registry
 from gta.vit.attention_logits import AttentionLogits, AttentionMaps, Rows
 from gta.vit.capture import Capture, SourcePass
 from gta.vit.diagnosis import check_gradient
+from gta.vit.heads import held_heads
 from gta.vit.outputs import LayerOutputs
 from gta.vit.pair import Row, check_matching, row_pairs, squared_rows
 from gta.vit.structure import ViTInfo, resolve_layers, vit_info
@@ -65,6 +66,7 @@ class Guidance:
         rows: Rows = "cls",
         layers: str | int | Sequence[int] = "all",
         layer_weights: Sequence[float] | None = None,
+        free_heads: str | Sequence[tuple[int, int]] | None = None,
         source_precision: str = "same",
         source_compile: bool | str = False,
     ) -> None:
@@ -85,6 +87,9 @@ class Guidance:
             fine,
             f"a finite number ≥ 0 for each of the {len(self.layers)} guided layers",
         )
+        self._held = held_heads(free_heads, self.layers, self.target)
+        fine = self._held is None or quantity in ("logits", "attention")
+        _check("free_heads", free_heads, fine, f"left out with {quantity}, which has no heads")
         if quantity != "logits" and (rows != "cls" or takes_temperature(distance)):
             what = f"rows={rows!r} chooses among" if rows != "cls" else f"distance={distance!r} takes a softmax of"
             raise GtaError(f'{what} logits: use quantity="logits" (--guide logits), or leave it out with {quantity!r}.')
@@ -109,12 +114,13 @@ class Guidance:
     def distances(self, target: list[Row], source: list[Row]) -> Tensor:
         """What was captured of both, compared: mean over images, (guided layers, heads) float32, without λ.
 
-        Of quantities that are no rows of heads, such as "msa", the second dimension is that of tokens.
+        Of quantities that are no rows of heads, such as "msa", the second dimension is that of tokens; where heads are
+        free, a vector of the others.
         """
         each = [self._distance_of(t, s).mean(0) for t, s in row_pairs(self.layers, target, source)]
         if self.layer_weights is not None:
             each = [weight * distance for weight, distance in zip(self.layer_weights, each, strict=True)]
-        return torch.stack(each)
+        return torch.stack(each) if self._held is None else torch.stack(each)[self._held.to(each[0].device)]
 
     def _distance_of(self, target: Row, source: Row) -> Tensor:
         if self.rows == "patches" and self._distance is DISTANCES["l2"]:  # without an N×N map

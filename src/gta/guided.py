@@ -40,6 +40,7 @@ def guide(
     quantity: str = "logits",
     temperature: float = 1.0,
     weight_budget: float = 0.1,
+    free_heads: Sequence[tuple[int, int]] | None = None,
     schedule: str = "constant",
     schedule_length: float | None = None,
     steps: int | None = None,
@@ -65,6 +66,7 @@ def guide(
         temperature: divides the rows before the softmax of the distances that take one.
         weight_budget: drift that weight "auto" allows, as a share of how far the source's own attention is apart on
             different images.
+        free_heads: (layer, head) pairs of guided layers that are left out of the guide.
         schedule: course of the weight, a name in `gta.schedules.SCHEDULES`; others than "constant" need `steps`.
         schedule_length: share of the training that the schedule takes; None for its usual one.
         steps: training steps in all.
@@ -84,7 +86,7 @@ def guide(
     """
     guidance = Guidance(
         model, source, weight, weight_budget, quantity, distance, temperature, reduction, rows, layers, layer_weights,
-        source_precision, source_compile,
+        free_heads, source_precision, source_compile,
     )  # fmt: skip
     return Guided(model, source, guidance, schedule, schedule_length, steps)
 

@@ -294,6 +294,18 @@ def test_guides_hold_what_they_say(guide, source, target, images):
     torch.testing.assert_close(found.double(), 3 * (0.5 * each[0] + 2 * each[2]) / 2, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("weight", [3.0, "auto"])
+def test_free_heads_move_at_no_cost(weight, source, target, images):
+    part = GTA(weight=weight, free_heads="0.1,-1.0", layers=[0, 2])
+    done = ComposedMethod(target, source, [part])(images, LABELS)
+    with torch.no_grad():
+        t, s = (torch.stack(reference_rows(m, images))[[0, 2]] for m in (target, source))
+    each = (t - s).square().mean((1, 3))  # (layers, heads)
+    each[0, 1] = each[1, 0] = torch.nan
+    weighed = each.nanmean().double() * torch.as_tensor(part.current_weight()).double()
+    torch.testing.assert_close(done.penalty.double(), weighed, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("allowed", [0.05, 20.0])
 def test_auto_sets_the_weight_from_loss_and_distances(allowed, source, target, images):
     part = GTA(weight="auto", weight_budget=allowed)
@@ -458,6 +470,11 @@ def test_options_out_of_range_are_refused(part, words):
         ({"distance": "l2", "temperature": 2.0}, "softmax"),
         ({"layer_weights": [1.0]}, "3 guided layers"),
         ({"layer_weights": [1.0, -1.0, 1.0]}, "≥ 0"),
+        ({"free_heads": "7.0"}, "guided layers (0, 1, 2)"),
+        ({"free_heads": "1.x"}, "layer.head"),
+        ({"free_heads": "1.0", "layers": [0]}, "guided layers (0)"),
+        ({"free_heads": [(0, -1)]}, "0 to 1"),
+        ({"free_heads": "0.0", "guide": "msa"}, "no heads"),
     ],
 )
 def test_guides_that_cannot_be_used_are_refused(options, words, source, target):

@@ -82,7 +82,46 @@ def test_the_shortcut_is_as_strong_as_asked(tmp_path, spurious, low, high):
     assert low <= (labels[distance.argmin(1)] == labels).mean() <= high
 
 
-@pytest.mark.parametrize("wrong", [{"classes": 1}, {"spurious": 1.1}, {"train": 0}, {"seed": -1}])
+def test_where_the_class_is_both_it_is_a_species_on_a_ground(tmp_path):
+    write_world(WorldOptions(str(tmp_path / "w"), classes=6, train=8, val=0, test=0, size=32, label="both"))
+    train = read_photos(tmp_path / "w").train  # 2 species on 3 grounds
+    colours = np.array([ground_of(s.path, s.mask) for s in train])
+    labels = np.array([s.label for s in train])
+    distance = np.linalg.norm(colours[:, None] - colours, axis=-1)
+    np.fill_diagonal(distance, np.inf)
+    assert (labels[distance.argmin(1)] // 2 == labels // 2).mean() > 0.9  # the ground tells which ground
+    assert 0.2 <= (labels[distance.argmin(1)] == labels).mean() <= 0.8  # and not which species
+
+
+def test_other_sensors_see_the_same_scenes(tmp_path):
+    seen = {}
+    for sensor in ("colour", "inverted", "grey", "thermal"):
+        out = tmp_path / sensor
+        write_world(WorldOptions(str(out), classes=2, train=2, val=0, test=0, size=32, sensor=sensor))
+        files = sorted((out / "train").rglob("*.png"))
+        seen[sensor] = np.stack([np.asarray(Image.open(file)).astype(int) for file in files])
+    luma = seen["colour"] @ [0.299, 0.587, 0.114]
+    assert (seen["inverted"] == 255 - seen["colour"]).all()
+    assert (seen["grey"][..., 0] == seen["grey"][..., 2]).all()
+    assert np.abs(seen["grey"][..., 0] - luma).max() <= 0.51
+    order = np.argsort(luma, axis=None)
+    warm = seen["thermal"].sum(-1).flatten()[order]
+    assert (np.diff(warm) >= -3).all()  # brighter stays brighter, but for rounding
+    assert warm[-1] > warm[0] + 200
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sensor": "x-ray"},
+        {"label": "x"},
+        {"classes": 3, "label": "both"},
+        {"classes": 1},
+        {"spurious": 1.1},
+        {"train": 0},
+        {"seed": -1},
+    ],
+)
 def test_arguments_out_of_range(tmp_path, wrong):
     with pytest.raises(GtaError, match=next(iter(wrong))):
         write_world(WorldOptions(str(tmp_path / "w"), **wrong))

@@ -21,6 +21,7 @@ class GTA(Method):
     weight_budget: float = 0.1
     layers: str | Sequence[int] = "all"
     layer_weights: Sequence[float] | None = None
+    free_heads: str | Sequence[tuple[int, int]] | None = None
     distance: str = "l2"
     temperature: float = 1.0
     guide: str = "logits"
@@ -35,7 +36,7 @@ class GTA(Method):
     def attach(self, target: nn.Module, source: nn.Module) -> SourcePass:
         self.guidance = Guidance(
             target, source, self.weight, self.weight_budget, self.guide, self.distance, self.temperature, "mean",
-            self.rows, self.layers, self.layer_weights, self.source_precision, self.source_compile,
+            self.rows, self.layers, self.layer_weights, self.free_heads, self.source_precision, self.source_compile,
         )  # fmt: skip
         return self.guidance.source_pass
 

@@ -64,6 +64,7 @@ class TrainOptions:
         layer_weights: Factor of each guided layer (gta), such as 0,0.5,1; by default 1 for each.
         guide: What is held near the source's (gta): the attention's logits, the attention after softmax, or the
             outputs of attention modules (msa) or blocks.
+        free_heads: Heads of guided layers that are left free (gta), as layer.head: 5.0,5.3.
         rows: Whose attention is guided (gta): the [cls] token's, all patches' (the whole map; also called patches), or
             an attention-pooling head's.
         distance: Distance between attention rows (gta).
@@ -126,6 +127,7 @@ class TrainOptions:
     layers: list[int] | str = "all"
     rows: Literal["cls", "patches", "all", "pool"] = "cls"
     layer_weights: list[float] | str | None = None
+    free_heads: str | None = None
     guide: str = "logits"
     distance: str = "l2"
     temperature: float = 1.0

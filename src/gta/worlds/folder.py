@@ -1,5 +1,6 @@
 """The world as an ordinary data folder: train/val/test/masks, with a shortcut of chosen strength."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from gta.errors import GtaError
 from gta.files import atomic_folder
 from gta.worlds.butterflies import DOWNSTREAM, PRETRAINING, render, scenes, species
 from gta.worlds.options import WorldOptions
+from gta.worlds.sensors import seen_by
 
 _CHUNK = 256  # images drawn at once
 
@@ -38,6 +40,8 @@ def _write(options: WorldOptions, folder: Path) -> None:
         others = torch.randint(classes, labels.shape, generator=generator)  # grounds, or species, at random
         if options.label == "ground":
             shown, places = others, labels
+        elif options.label == "both":
+            shown, places = labels % math.isqrt(classes), labels // math.isqrt(classes)
         else:
             follows = torch.rand(labels.shape, generator=generator) < options.spurious if split == "train" else False
             shown, places = labels, torch.where(torch.as_tensor(follows), labels, others)
@@ -46,6 +50,7 @@ def _write(options: WorldOptions, folder: Path) -> None:
             part = slice(start, start + _CHUNK)
             seed = int(torch.randint(2**62, (1,), generator=generator))
             images, masks = render(kinds, shown[part], grounds, places[part], options.size, seed)
+            images = seen_by(options.sensor, images)
             for i, (image, mask) in enumerate(zip(images, masks, strict=True), start):
                 name = f"{options.label}-{i // count:02}/{i % count:03}.png"
                 _save(image.permute(1, 2, 0), folder / split / name)
