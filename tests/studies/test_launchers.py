@@ -160,6 +160,7 @@ def test_submitit_with_its_local_executor(plan_file, undisturbed, tmp_path):
     out = tmp_path / "out"
     options = ["--launcher", "slurm", "--slurm.cluster", "local", "--slurm.cpus", "1", "--slurm.runs-per-job", "6"]
     assert main(["study", "run", str(plan_file), "--out", str(out), *options]) == 0
+    assert (out / "report.html").is_file()
     assert tables(out) == undisturbed
 
 

@@ -76,13 +76,16 @@ def run(plan: str, *changes: str, out: str, launcher: str = "local", retry_faile
 
 
 def print_report(report: Report, out: Path) -> None:
-    """The tables of a study; fails where runs of it failed."""
+    """The tables of a study, and their page; fails where runs of it failed."""
+    from gta.report.study import write_report
+
     if report.grid:
         print_table(report.grid, "trials")
     if report.overview:
         print_table(report.overview, "overview")
     print_table(report.rows, "comparison")
     print(f"{report.notes}\nTables {out}/table.md, .tex, .csv; runs {out}/runs.csv, {out}/runs")
+    print(f"Page {write_report(out, out / 'report.html')}")
     if report.failed:
         listed = "\n".join(f"  {run}: {why}" for run, why in report.failed.items())
         raise GtaError(f"{len(report.failed)} runs failed; --retry-failed runs them again:\n{listed}")
