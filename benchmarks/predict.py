@@ -1,9 +1,10 @@
 """What gta predict reaches of what decoding and the bare models allow: benchmarks/predict.py RUN PHOTOS [COUNT].
 
 Makes a folder of COUNT photographs, links to those of PHOTOS, and measures three times in turn, the median counting:
-decoding alone, on all cores; the bare models alone, on tensors that are there, in batches as gta predict has them; and
-`gta predict RUN FOLDER --csv` as a whole, loading the model and writing the table included. Of a run that crops, the
-model that says where to look is one of the bare models, and cutting out is part of decoding. On the CPU they share the
+decoding alone, to uint8 of the models' sizes, on all cores; the bare models alone, on normalised tensors that are
+there, in batches as gta predict has them; and `gta predict RUN FOLDER --csv` as a whole, loading the model, normalising
+and writing the table included. Of a run that crops, the model that says where to look is one of the bare models,
+cutting out is part of decoding, and finding the box is part of neither. On the CPU decoding and models share the
 cores, so the least time is the sum of both; on a GPU it is the longer of the two. What `gta predict` takes for a single
 photograph, its start, is measured too: of few photographs it is a good part.
 """
@@ -16,8 +17,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-
-import torch
 
 import gta
 from gta.cli import main as cli
@@ -34,8 +33,8 @@ def main(run: str, photos: str, count: int = 10_000, rounds: int = 3) -> float:
     closer = trained.closer
     found = [Path(path).resolve() for path in gta.image_paths(photos)]
     few = [open_rgb(path) for path in islice(cycle(found), BATCH)]
-    pixels = torch.stack([trained.view(image) for image in few])
-    looked = None if closer is None else torch.stack([closer.view(image) for image in few])
+    pixels = trained.normalised([trained.view(image) for image in few])
+    looked = None if closer is None else closer.normalised([closer.view(image) for image in few])
 
     def decode(path: Path) -> object:
         image = open_rgb(path)
@@ -44,10 +43,11 @@ def main(run: str, photos: str, count: int = 10_000, rounds: int = 3) -> float:
         return closer.view(image).shape, trained.view(cropped(image, MIDDLE)).shape
 
     def models() -> None:
-        for _ in range(-(-count // BATCH)):
-            if closer is not None:
-                closer.look.looks(looked)
-            trained.probabilities(pixels)
+        for start in range(0, count, BATCH):
+            some = slice(count - start)
+            if closer is not None and looked is not None:
+                closer.look.looks(looked[some])
+            trained.probabilities(pixels[some])
 
     with TemporaryDirectory() as name:
         folder = Path(name) / "photos"

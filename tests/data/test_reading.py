@@ -15,12 +15,13 @@ from PIL import Image
 
 import gta.data.images as images_file
 from gta import GtaError
+from gta.data import transforms
 from gta.data.images import ImageCache, open_mask, open_rgb
 from gta.data.loading import EpochSampler
 from gta.data.reading import read_photos, read_split
 from gta.data.sample import Sample, evenly_spread
 from gta.data.subsets import held_out, take_fraction
-from gta.data.transforms import TestViews, TrainViews, center_square, normalised
+from gta.data.transforms import TestViews, TrainViews, center_square, framed, normalised, stretch
 
 MEAN, STD = (0.0,) * 3, (1.0,) * 3
 
@@ -302,6 +303,15 @@ def test_views_normalised_by_the_batch_are_those_normalised_one_by_one(photos):
     one_by_one = torch.stack([(image / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
                               for image in images])  # fmt: skip
     torch.testing.assert_close(normalised(images, MEAN, STD), one_by_one)
+
+
+@pytest.mark.parametrize("frame", [center_square, stretch])
+def test_a_frame_normalised_by_the_batch_is_the_test_view_bit_for_bit(photos, frame):
+    images = [open_rgb(sample.path) for sample in read_photos(photos).train[:3]]
+    pixels = torch.stack([framed(image, 23, frame) for image in images])
+    view = transforms.test_view(23, MEAN, STD, frame)
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(normalised(pixels, MEAN, STD), torch.stack([view(image) for image in images]))
 
 
 def test_a_store_gives_more_for_each_view_by_content_and_number(photos):

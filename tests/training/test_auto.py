@@ -144,6 +144,7 @@ def test_images_are_looked_at_in_batches_that_memory_holds(pixels, run, worlds, 
     for path, p in zip(paths, said, strict=True):
         with Image.open(path) as image:
             alone = trained.probabilities(trained.sees(image.convert("RGB"))[None])[0]
+            assert trained.closer.view(image.convert("RGB")).dtype == torch.uint8  # normalised by the batch
         assert p.image == str(path)
         assert p.probability == pytest.approx(float(alone.max()), abs=1e-4)
 

@@ -16,11 +16,12 @@ from safetensors.torch import load_file
 
 import gta
 from gta.cli import main
+from gta.data.images import open_rgb
 from gta.data.reading import read_photos
 from gta.data.transforms import TestViews
 from gta.errors import GtaError
 from gta.training.measure_run import evaluate_run
-from gta.training.predict import AHEAD, BATCH, _opened
+from gta.training.predict import AHEAD, BATCH, _opened, _seen
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,16 @@ def test_no_image_is_decoded_beside_the_model_where_they_share_cores(images, in_
         ahead = [len(begun) - taken for taken, _ in enumerate(islice(seen, 2 * AHEAD), 1)]
         assert (ahead.count(0) >= 2 * AHEAD // BATCH) if in_turn else (min(ahead[:-BATCH]) > 0 and max(ahead) >= AHEAD)
         assert len([*seen]) == 2 * AHEAD
+
+
+def test_threads_that_decode_leave_normalising_to_the_batch(finished, images):
+    """Their torch operations would slow the model down: `gta.data.transforms.framed`."""
+    trained = finished.trained()
+    with ThreadPoolExecutor(2) as pool:
+        seen = [tensor for _, tensor in _seen(trained, images[:3], pool)]
+    assert all(tensor.dtype == torch.uint8 for tensor in seen)
+    expected = torch.stack([trained.sees(open_rgb(image)) for image in images[:3]])
+    assert torch.equal(trained.normalised(seen), expected)
 
 
 def test_images_and_single_paths(finished, images):

@@ -252,3 +252,12 @@ def test_view(
     """RGB image -> (3, size, size) float32 normalised."""
     framed = v2.Lambda(partial(frame, size=size))  # picklable, for loader processes that are not forked
     return v2.Compose([framed, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+
+
+def framed(image: Image.Image, size: int, frame: Callable[..., Image.Image] = center_square) -> Tensor:
+    """RGB image -> (3, size, size) uint8; `normalised`, it is what `test_view` gives.
+
+    For threads beside a model on the CPU: torch's parallel operations in them would start OpenMP threads of their own,
+    and where there are more of these than cores, the model's no longer stay awake between its operations.
+    """
+    return v2.functional.pil_to_tensor(frame(image, size))

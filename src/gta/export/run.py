@@ -176,7 +176,7 @@ def _looking(
     assert form.looker is not None
     source = closer.look.model.cpu().float()
     path = form.look(source, closer.look.info.image_size, described_look(closer), new)
-    run, pixels = form.looker(path), np.stack([closer.view(image).numpy() for image in images])
+    run, pixels = form.looker(path), closer.normalised([closer.view(image) for image in images]).numpy()
     with torch.inference_mode():
         expected = Attention(source)(torch.from_numpy(pixels)).numpy()
     apart = max(np.abs(run(pixels) - expected).max(), np.abs(run(pixels[:1]) - expected[:1]).max())

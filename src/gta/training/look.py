@@ -1,9 +1,8 @@
 """Where a source looks in photographs: which part of them is shown, and what of it is about their class."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from gta.data.images import cropped
 from gta.data.loading import loader
 from gta.data.reading import Photos
 from gta.data.sample import SPLITS, Sample
-from gta.data.transforms import Edits, LookViews, ObjectViews, stretch, test_view
+from gta.data.transforms import Edits, LookViews, ObjectViews, framed, normalised, stretch
 from gta.devices import bf16_where_fast, default_device, on_device
 from gta.errors import GtaError
 from gta.methods import METHODS
@@ -147,12 +146,15 @@ class Closer:
 
     def of_images(self, images: Sequence[Image.Image], views: Sequence[Tensor]) -> Iterator[Image.Image]:
         """What is shown of RGB images, given each one's `view`."""
-        ranks = self.look.looks(torch.stack(list(views)))
+        ranks = self.look.looks(self.normalised(views))
         for image, rank in zip(images, ranks, strict=True):
             yield cropped(image, self.crop.box(rank, image.width / image.height))
 
-    @cached_property
-    def view(self) -> Callable[[Image.Image], Tensor]:
-        """RGB image -> what is looked at: (3, size, size) float32, normalised."""
-        info = self.look.info
-        return test_view(info.image_size, info.mean, info.std, stretch)
+    def view(self, image: Image.Image) -> Tensor:
+        """RGB image -> what is looked at: (3, size, size) uint8."""
+        return framed(image, self.look.info.image_size, stretch)
+
+    def normalised(self, views: Sequence[Tensor]) -> Tensor:
+        """(3, size, size) as from `view` -> (B, 3, size, size) float32 as `looks` takes them."""
+        device = next(self.look.model.parameters()).device
+        return normalised(torch.stack(list(views)).to(device), self.look.info.mean, self.look.info.std)

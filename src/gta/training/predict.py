@@ -170,7 +170,7 @@ def _name(image: Picture, index: int) -> str:
 
 def _said(trained: Trained, batch: Sequence[tuple[str, Tensor | str]], abstain: float) -> Iterator[Prediction]:
     seen = [tensor for _, tensor in batch if not isinstance(tensor, str)]
-    probabilities = trained.probabilities(torch.stack(seen)) if seen else torch.empty(0, len(trained.classes))
+    probabilities = trained.probabilities(trained.normalised(seen)) if seen else torch.empty(0, len(trained.classes))
     entropy = iter(torch.special.entr(probabilities).sum(-1).tolist())
     ordered = iter(zip(*(t.tolist() for t in probabilities.sort(-1, descending=True)), strict=True))
     for name, tensor in batch:

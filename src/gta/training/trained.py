@@ -1,8 +1,7 @@
 """The model of a complete run: how it is shown an image, and what it says of one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gta.data.transforms import test_view
+from gta.data.transforms import framed, normalised
 from gta.devices import default_device
 from gta.training.look import Closer
 from gta.training.run_folder import load_weights
@@ -64,12 +63,15 @@ class Trained:
         """What the model is given of an RGB image: (3, size, size) float32, normalised."""
         if self.closer is not None:
             (image,) = self.closer.of_images([image], [self.closer.view(image)])
-        return self.view(image)
+        return self.normalised([self.view(image)])[0].cpu()
 
-    @cached_property
-    def view(self) -> Callable[[Image.Image], Tensor]:
-        """RGB image, or what the model is shown of it -> (3, size, size) float32, normalised."""
-        return test_view(self.image_size, self.mean, self.std)
+    def view(self, image: Image.Image) -> Tensor:
+        """RGB image, or what the model is shown of it -> (3, size, size) uint8."""
+        return framed(image, self.image_size)
+
+    def normalised(self, views: Sequence[Tensor]) -> Tensor:
+        """(3, size, size) as from `view` -> (B, 3, size, size) float32 as the model takes them, where it is."""
+        return normalised(torch.stack(list(views)).to(self.device, non_blocking=True), self.mean, self.std)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """(B, 3, size, size) as from `sees` -> calibrated (B, classes) float32 on the CPU."""
