@@ -28,18 +28,8 @@ import torch
 import torch.nn.functional as F
 from jsonargparse import auto_cli
 from lightly.loss import DINOLoss, NTXentLoss
+from lightly.models import utils
 from lightly.models.modules.heads import DINOProjectionHead, SimCLRProjectionHead
-from lightly.models.utils import (
-    get_2d_sine_cosine_positional_embedding as sine_cosine,
-)
-from lightly.models.utils import (
-    get_at_index,
-    normalize_mean_var,
-    patchify,
-    random_token_mask,
-    set_at_index,
-    update_momentum,
-)
 from safetensors.torch import save_file
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -87,7 +77,7 @@ class SimCLR(Objective):
 
 
 class DINO(Objective):
-    """Caron et al. 2021, arXiv 2104.14294, without local crops: a view is told what a slow copy says of the other."""
+    """Caron et al. 2021, arXiv 2104.14294: a view, or a crop of one, is told what a slow copy says of another view."""
 
     def __init__(self, body: nn.Module, teacher_temperature: float, momentum: float) -> None:
         super().__init__(body)
@@ -102,14 +92,17 @@ class DINO(Objective):
     def learnt(self) -> nn.Module:
         return self.teacher[0]  # what the paper evaluates
 
-    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:  # (2B, 3, S, S) -> (2B, PROTOTYPES) twice
-        return self.teacher(views), self.head(self.body(views))
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:  # (2B, 3, S, S) -> (2B and 6B, PROTOTYPES)
+        local = torch.cat([_crop(views, views.shape[-1] // 2) for _ in range(2)])
+        seen = torch.cat([self.body(views), self.body(local)])
+        return self.teacher(views), self.head(seen)
 
     def loss(self, seen: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
-        return self.self_distillation(*(out.float().chunk(2) for out in seen))
+        b = len(labels)
+        return self.self_distillation(*(out.float().split(b) for out in seen))
 
     def after_step(self) -> None:
-        update_momentum(nn.Sequential(self.body, self.head), self.teacher, self.momentum)
+        utils.update_momentum(nn.Sequential(self.body, self.head), self.teacher, self.momentum)
 
 
 class MAE(Objective):
@@ -125,13 +118,13 @@ class MAE(Objective):
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:  # (2B, 3, S, S) -> (2B, hidden patches, 192) twice
         tokens = self.body._pos_embed(self.body.patch_embed(views))  # (2B, 1 + N, WIDTH), [cls] first
-        keep, hidden = random_token_mask(tokens.shape[:2], 0.75, device=tokens.device)
-        kept = self.narrow(self.body.norm(self.body.blocks(get_at_index(tokens, keep))))
+        keep, hidden = utils.random_token_mask(tokens.shape[:2], 0.75, device=tokens.device)
+        kept = self.narrow(self.body.norm(self.body.blocks(utils.get_at_index(tokens, keep))))
         empty = self.mask_token.to(kept.dtype).repeat(*tokens.shape[:2], 1)
-        places = sine_cosine(empty.shape[-1], views.shape[-1] // PATCH)
-        whole = set_at_index(empty, keep, kept) + torch.as_tensor(places, dtype=kept.dtype, device=kept.device)
-        wanted = normalize_mean_var(patchify(views, PATCH))
-        return get_at_index(self.pixels(self.blocks(whole)), hidden), get_at_index(wanted, hidden - 1)
+        places = utils.get_2d_sine_cosine_positional_embedding(empty.shape[-1], views.shape[-1] // PATCH)
+        whole = utils.set_at_index(empty, keep, kept) + torch.as_tensor(places, dtype=kept.dtype, device=kept.device)
+        wanted = utils.normalize_mean_var(utils.patchify(views, PATCH))
+        return utils.get_at_index(self.pixels(self.blocks(whole)), hidden), utils.get_at_index(wanted, hidden - 1)
 
     def loss(self, seen: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
         return F.mse_loss(seen[0].float(), seen[1])
