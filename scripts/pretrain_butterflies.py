@@ -3,11 +3,15 @@
     pip install ".[pretraining]"
     python scripts/pretrain_butterflies.py --out src/gta/worlds/butterflies.safetensors
 
-A contrastive loss (SimCLR, Chen et al. 2020, arXiv 2002.05709, eq. 1; the loss and head are lightly's) between two
-*photographs of one butterfly*, on different grounds, in different poses and light, with SimCLR's colour distortions.
+The wheel's is from a contrastive loss (SimCLR; losses and heads of contrast and self-distillation are lightly's) between
+two *photographs of one butterfly*, on different grounds, in different poses and light, with SimCLR's colour distortions.
 No label enters, but whoever pairs photographs knows which show the same animal: more than plain self-supervision is
-told, less than a label. `--pairs crops` gives plain SimCLR, two crops of one photograph. DINO's loss on the same
-pairs was tried for 100 steps, in which nothing moved where the contrast had begun to learn; it got no more time.
+told, less than a label. `--pairs crops` gives plain SimCLR, two crops of one photograph.
+
+`--loss dino`, `mae` and `supervised` see the same views and take the same steps of the same optimiser; the plan
+`pretraining` fine-tunes all four. None learns in few steps: with `--sizes [64] --batch 64 --kinds 256`, after 120 of 240
+steps, 8 % of held-out photographs had their nearest neighbour in their species by labels, 11 % by SimCLR (chance: 6 %),
+and 7 % by DINO when it had no local crops (`momentum` 0.97).
 
 Species are those of `gta.worlds.butterflies.PRETRAINING` only; the measures printed on the way are on species and
 grounds that were not trained on.
