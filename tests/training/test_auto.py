@@ -1,13 +1,15 @@
 """The default method: what it decides, what its runs show their models, and that they end as uninterrupted."""
 
 import json
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import gta
 from gta.data.reading import read_photos
@@ -214,3 +216,13 @@ def test_what_is_looked_with_is_kept_with_the_run(run):
     tensors = load_file(out / "look.safetensors")
     assert all(tensor.dtype == torch.float16 for tensor in tensors.values() if tensor.is_floating_point())
     assert json.loads(json.dumps(Trained.load(out).closer.crop.mass)) == 0.5
+
+
+def test_what_looked_by_another_rule_is_refused(run, tmp_path):
+    out = shutil.copytree(run[0], tmp_path / "old")
+    with safe_open(out / "look.safetensors", "pt") as file:
+        metadata = file.metadata()
+    del metadata["rule"]  # as of runs from before heads were weighed
+    save_file(load_file(out / "look.safetensors"), out / "look.safetensors", metadata)
+    with pytest.raises(gta.GtaError, match="another rule"):
+        Trained.load(out)

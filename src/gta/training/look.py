@@ -23,7 +23,7 @@ from gta.methods.compose import ComposedMethod
 from gta.sources.checkpoint_files import read_checkpoint, write_checkpoint
 from gta.sources.info import SourceInfo, source_info
 from gta.sources.loading import load_source
-from gta.vit.foreground import ranked, saliency
+from gta.vit.foreground import RULE, ranked, saliency
 
 LOOK_SIZE = 126  # px: its boxes overlap the objects' by 0.46, those at 168 px by 0.48, for twice the cost
 FILE = "look.safetensors"
@@ -65,6 +65,7 @@ class Look:
             "model_args": json.dumps(self.info.model_args),
             "mean": ",".join(map(str, self.info.mean)),
             "std": ",".join(map(str, self.info.std)),
+            "rule": RULE,
             "crop": json.dumps({"method": crop.name, **asdict(crop)}),  # type: ignore[call-overload]
         }
         write_checkpoint(folder / FILE, tensors, {"format": "pt", **described})
@@ -132,10 +133,19 @@ class Closer:
 
     @classmethod
     def load(cls, folder: Path) -> "Closer | None":
-        """Of a complete run, on the device that is there; None where its model sees whole images."""
+        """Of a complete run, on the device that is there; None where its model sees whole images.
+
+        Raises:
+            GtaError: it was trained on crops that this version would choose otherwise.
+        """
         if not (folder / FILE).is_file():
             return None
         _, metadata = read_checkpoint(folder / FILE)
+        if (rule := metadata.get("rule")) != RULE:
+            raise GtaError(
+                f"{folder / FILE} says where to look by another rule ({rule or 'not named'}) than this version ({RULE}): "
+                "use the version that trained it, or train it again."
+            )
         settings = json.loads(metadata["crop"])
         model = load_source(folder / FILE)
         return cls(Look(model.to(default_device()), source_info(model)), METHODS[settings.pop("method")](**settings))

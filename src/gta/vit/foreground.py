@@ -19,6 +19,7 @@ from gta.vit.structure import vit_info
 LAYERS = 3  # the last ones: their heads look at objects, the last alone more at parts of them
 COMPACT = 0.05  # of the picture's squared side: spreads well below it are as good as none
 SMOOTH = 0.8  # patches
+RULE = f"last {LAYERS} layers, heads by 1 / (spread + {COMPACT})², smoothed by {SMOOTH}"  # kept with what it chose
 
 
 def saliency(model: nn.Module, images: Tensor, layers: Sequence[int] | None = None, smooth: float = SMOOTH) -> Tensor:
