@@ -143,8 +143,8 @@ class Closer:
         _, metadata = read_checkpoint(folder / FILE)
         if (rule := metadata.get("rule")) != RULE:
             raise GtaError(
-                f"{folder / FILE} says where to look by another rule ({rule or 'not named'}) than this version ({RULE}): "
-                "use the version that trained it, or train it again."
+                f"{folder / FILE} says where to look by another rule ({rule or 'not named'}) than this version's "
+                f"({RULE}): use the version that trained it, or train it again."
             )
         settings = json.loads(metadata["crop"])
         model = load_source(folder / FILE)
