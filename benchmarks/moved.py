@@ -56,10 +56,12 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--heads", default="", help="method whose runs' drift is printed by layer and head")
+    parser.add_argument("--seed", default="", help="of the runs; by default all")
     given = parser.parse_args()
     of = defaultdict(list)
     for row in read_csv(given.study / "runs.csv"):
-        if row["state"] == "complete" and given.heads in ("", row["name"]):
+        asked = given.heads in ("", row["name"]) and given.seed in ("", row["seed"])
+        if asked and row["state"] == "complete":
             found = moved(given.study / "runs" / row["folder"])
             of[row["data"], row["name"], row["settings"]].append((float(row["test_top1"]), *found))
     lines = []
