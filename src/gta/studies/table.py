@@ -271,7 +271,8 @@ def _notes(study: Study, rows: Sequence[Row]) -> str:
 
 
 def _source_note(study: Study, cell: Cell) -> str:
-    for name in study.plan.trials:
+    baseline = study.plan.baseline  # first: what crops shows its source crops
+    for name in sorted(study.plan.trials, key=lambda name: name != baseline):
         for trial in study.settings(cell, name):
             for results in _finished(study, study.final_runs(cell, trial)).values():
                 mass, jaccard = (results.get(f"source_{key}") for key in ("object_mass", "jaccard"))
