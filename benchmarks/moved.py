@@ -1,10 +1,10 @@
 """How far the runs of a study have moved from their source: their features, and the attention of every layer and head.
 
     python benchmarks/moved.py runs/why --out moved.csv
-    python benchmarks/moved.py runs/freedom --heads plain --out heads.csv
+    python benchmarks/moved.py runs/freedom --heads plain auto --seed 0 --out heads.csv
 
 Over the test images of every reported run: `features`, 1 - cosine between the run's [cls] features (after the final
-norm) and its source's; with --heads, of the runs of the method named, the drift (docs/measures.md) of every layer and
+norm) and its source's; with --heads, of the runs of the methods named, the drift (docs/measures.md) of every layer and
 head. A row per method and setting, means over its seeds.
 """
 
@@ -55,12 +55,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--heads", default="", help="method whose runs' drift is printed by layer and head")
+    parser.add_argument("--heads", nargs="*", help="methods whose runs' drift is written by layer and head")
     parser.add_argument("--seed", default="", help="of the runs; by default all")
     given = parser.parse_args()
     of = defaultdict(list)
     for row in read_csv(given.study / "runs.csv"):
-        asked = given.heads in ("", row["name"]) and given.seed in ("", row["seed"])
+        asked = (given.heads is None or row["name"] in given.heads) and given.seed in ("", row["seed"])
         if asked and row["state"] == "complete":
             found = moved(given.study / "runs" / row["folder"])
             of[row["data"], row["name"], row["settings"]].append((float(row["test_top1"]), *found))
@@ -76,7 +76,7 @@ def main() -> None:
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()
         writer.writerows(lines)
-    print(markdown(lines))
+    print(markdown([{k: v for k, v in line.items() if "." not in k} for line in lines]))
 
 
 if __name__ == "__main__":

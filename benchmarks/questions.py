@@ -86,19 +86,38 @@ def freedom(study: Path) -> Figure:
 
 
 def heads(study: Path) -> Figure:
-    """Drift of plain fine-tuning by layer and head, a panel for each task."""
+    """Drift by layer and head, a row of panels for each method, a column for each task."""
     rows = read_csv(study / "heads.csv")
     places = [key for key in rows[0] if "." in key]
     layers, each = (1 + max(int(place.split(".")[i]) for place in places) for i in (0, 1))
-    made = figure(3.4 * len(rows), 3)
-    axes = made.subplots(1, len(rows), squeeze=False)[0]
-    for axis, row in zip(axes, rows, strict=True):
+    tasks, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("data", "method"))
+    made = figure(3.4 * len(tasks), 2.8 * len(methods))
+    for axis, (method, task) in zip(
+        made.subplots(len(methods), len(tasks), squeeze=False).flat,
+        ((method, task) for method in methods for task in tasks),
+        strict=True,
+    ):
+        (row,) = of(rows, method=method, data=task)
         grid = np.array([[float(row[f"{i}.{j}"]) for j in range(each)] for i in range(layers)])
-        picture = axis.imshow(np.log10(grid), cmap="YlGn", aspect="auto")
-        for i, j in np.ndindex(layers, each):
-            axis.text(j, i, f"{grid[i, j]:.1f}", ha="center", va="center", fontsize=7, color=INK)
-        tidy(axis, f"{row['method']}: {row['data']}", "head", "layer")
-        picture.axes.spines[:].set_visible(False)
+        axis.imshow(np.log10(grid), cmap="YlGn", aspect="auto", vmin=-3, vmax=3.5)
+        for (i, j), value in np.ndenumerate(grid):
+            colour = "white" if value > 80 else INK
+            axis.text(
+                j,
+                i,
+                f"{value:.0f}" if value >= 10 else f"{value:.2g}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color=colour,
+            )
+        tidy(
+            axis,
+            f"{method}, the class is {task}",
+            "head" if method == methods[-1] else "",
+            "layer" if task == tasks[0] else "",
+        )
+        axis.spines[:].set_visible(False)
     return made
 
 
