@@ -172,9 +172,8 @@ def why(study: Path) -> Figure:
     made = figure(8.5, 4.6)
     axis = made.subplots()
     for colour, name in zip(COLOURS, dict.fromkeys(row["method"] for row in rows), strict=False):
-        here = sorted(of(rows, method=name), key=lambda row: float(row["features"]))
-        xs, ys = ([float(row[key]) for row in here] for key in ("features", "test_top1"))
-        axis.plot(xs, ys, "-o", color=colour, markersize=5, linewidth=1, label=name)
+        xs, ys = ([float(row[key]) for row in of(rows, method=name)] for key in ("features", "test_top1"))
+        axis.plot(xs, ys, "o", color=colour, markersize=7, alpha=0.85, label=name)
     axis.set_xscale("log")
     tidy(axis, "Test accuracy, %, against how far the features moved", "1 - cosine to the source's features")
     axis.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")

@@ -113,7 +113,9 @@ def test_first_step_prints_what_pulls(photos, source_file, capsys):
     assert float(stored.split("gradient ")[1].split(",")[0]) < 0.05 * float(stored.split()[-1])
 
 
-@pytest.mark.parametrize("path", (ROOT / "benchmarks" / "results").glob("*/table.md"), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", (ROOT / "benchmarks" / "results").glob("*/table.md"), ids=lambda path: path.parent.name
+)
 def test_the_pages_show_the_tables_of_studies(path):
     table = path.read_text(encoding="utf-8").split("\n\n")[0].strip()
     assert any(table in (ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("results.md", "questions.md"))
