@@ -2,9 +2,9 @@
 
     python benchmarks/startup.py [--gta PATH-TO-GTA]
 
-A world of 32 images, 96 px, `--method gta`, six times; the first, whose files may be cold, is left out of the median. For
-an environment without the development packages: where transformers is installed torchmetrics, and so Lightning, import
-it too.
+A world of 32 images, 96 px, `--method gta`, six times; the first, whose files may be cold, is left out of the median.
+For an environment without the development packages: where transformers is installed torchmetrics, and so Lightning,
+import it too.
 """
 
 import argparse
