@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -81,6 +83,22 @@ def test_tracked_bytes_follow_the_backward_pass():
         x.exp().sum().backward()
     assert 8000 <= memory.peak <= 8016
     assert memory.now == 4000  # x.grad
+
+
+def test_counting_what_is_saved_keeps_nothing_of_it():
+    alive = []
+
+    def forward():
+        hidden = (torch.randn(3, 4, requires_grad=True) * 2).tanh()  # tanh saves its own output
+        alive.append(weakref.ref(hidden))
+        return hidden * 3
+
+    gc.disable()
+    try:
+        saved_bytes(forward, [])
+        assert alive[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_saved_bytes_by_hand():
