@@ -111,9 +111,7 @@ def saved_bytes(forward: Work, parameters: Iterable[Tensor]) -> int:
 
     def pack(tensor: Tensor) -> Tensor:
         saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return (
-            tensor.detach()
-        )  # the tensor itself would hold its own graph, and with it every tensor of the pass, for good
+        return tensor.detach()  # the tensor itself would hold its own graph, and the whole pass with it, for good
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = forward()  # held until they are counted, for an address that is free again may be given anew
