@@ -250,8 +250,8 @@ def test_view(
     frame: Callable[..., Image.Image] = center_square,  # noqa: PT028 (no test)
 ) -> v2.Compose:
     """RGB image -> (3, size, size) float32 normalised."""
-    framed = v2.Lambda(partial(frame, size=size))  # picklable, for loader processes that are not forked
-    return v2.Compose([framed, v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+    view = v2.Lambda(partial(framed, size=size, frame=frame))  # picklable, for loader processes that are not forked
+    return v2.Compose([view, v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
 
 
 def framed(image: Image.Image, size: int, frame: Callable[..., Image.Image] = center_square) -> Tensor:

@@ -2,10 +2,7 @@
 
 import torch
 from torch import Tensor
-
-_LUMA = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-# Of a thermal camera's usual picture: black, violet, red, orange, white, evenly apart.
-_HEAT = torch.tensor([[0, 0, 0], [90, 0, 140], [210, 40, 60], [255, 160, 20], [255, 255, 255]], dtype=torch.float32)
+from torchvision.transforms.v2.functional import invert, rgb_to_grayscale
 
 
 def seen_by(sensor: str, images: Tensor) -> Tensor:
@@ -21,12 +18,11 @@ def seen_by(sensor: str, images: Tensor) -> Tensor:
     if sensor == "colour":
         return images
     if sensor == "inverted":
-        return 255 - images
-    luma = (images * _LUMA.to(images.device)).sum(1, keepdim=True)
+        return invert(images)
+    grey = rgb_to_grayscale(images.float(), 3).round().to(torch.uint8)
     if sensor == "grey":
-        return luma.round().to(torch.uint8).expand_as(images)
-    heat = _HEAT.to(images.device)
-    place = luma[:, 0] / 255 * (len(heat) - 1)
-    below = place.floor().long().clamp(max=len(heat) - 2)
-    colour = torch.lerp(heat[below], heat[below + 1], (place - below)[..., None])
-    return colour.round().to(torch.uint8).permute(0, 3, 1, 2)
+        return grey
+    from matplotlib import colormaps  # for which no other world waits
+
+    heat = torch.from_numpy(colormaps["inferno"](range(256), bytes=True)[:, :3])
+    return heat.to(grey.device)[grey[:, 0].long()].permute(0, 3, 1, 2)
