@@ -314,6 +314,14 @@ def test_a_frame_normalised_by_the_batch_is_the_test_view_bit_for_bit(photos, fr
     assert torch.equal(normalised(pixels, MEAN, STD), torch.stack([view(image) for image in images]))
 
 
+def test_frames_are_the_central_square_or_all_of_a_picture():
+    wide = Image.new("RGB", (60, 30), "red")
+    wide.paste("blue", (15, 0, 45, 30))
+    assert framed(wide, 10).tolist() == [[[value] * 10] * 10 for value in (0, 0, 255)]  # red is cut off
+    whole = framed(wide, 20, stretch)
+    assert [whole[:, 10, x].tolist() for x in (0, 10, 19)] == [[255, 0, 0], [0, 0, 255], [255, 0, 0]]
+
+
 def test_a_store_gives_more_for_each_view_by_content_and_number(photos):
     views = TrainViews(read_photos(photos).train, 24, seed=0, views=2, views_seed=3)
 
