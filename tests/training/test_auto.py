@@ -75,6 +75,7 @@ def test_the_background_is_believed_where_it_is_the_class(worlds, more):
     [
         (85, 70, 100, "plain"), (89, 70, 100, "attention_crop+background_swap"),
         (85, 77, 100, "attention_crop+background_swap"), (60, 90, 30, "background_swap"),
+        (1, 1, 2, "background_swap"), (0, 0, 2, "plain"),  # by more than a standard error
     ],
 )  # fmt: skip
 def test_objects_and_crops_must_both_tell_much_less_than_backgrounds(

@@ -7,7 +7,9 @@ is asked of the frozen source before training: ridge regression of the class on 
 the crops, of what it looks at on other pictures' backgrounds, and of the backgrounds alone. The answers are of the
 validation images where there are enough of them, and otherwise of each training image by all others (leave-one-out, in
 closed form). Where background and class go together in training, training images cannot tell whether that misleads: so
-the background must tell much more than the object before it is believed, and than the crop, which shows both.
+the background must tell much more than the object before it is believed, and than the crop, which shows both. Where
+there is no object the crop is a piece of the same surface and tells as much as the whole; that shows in the source's
+attention, which then spreads over the picture.
 """
 
 import math
@@ -39,10 +41,13 @@ CROP, SWAP = "attention_crop", "background_swap"
 # Of what backgrounds tell: where objects and crops tell less, the class is in the background. Of 14 sets whose class is
 # the object crops told at least 0.94 of it, of 13 whose class is the background at most 0.80 (docs/default.md).
 OBJECT, CROP_OF = 0.75, 0.87
+SPREAD = 0.31  # of a picture: where what is kept of it is more in mean, the source sees no objects
 CROPPED = 0.75  # of what whole pictures tell: the least that crops must, by images that share training's backgrounds
 MOST = 1024  # training images that are asked; more tell little more
 FEWEST = 30  # validation images that are enough to be asked
 RIDGE = 0.3  # in mean squared lengths of the features
+
+_Looked = tuple[Sequence[Sample], list[Tensor], list[float]]  # images, what look.ranks gives of them
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
         torch.random.fork_rng(devices=()),
     ):
         torch.manual_seed(options.seed)  # of the backgrounds that are drawn: the same run decides the same
-        right = _right(train, asked, source, look, workers)
+        looked = [(samples, *look.ranks(samples, workers)) for samples in (train, asked) if samples]
+        right = _right(looked, source, workers)
     accuracy = {kind: 100 * float(found.double().mean()) for kind, found in right.items()}
     how = f"{len(asked)} validation images" if asked else f"{len(train)} training images, each by the others"
     reasons = [
@@ -91,15 +97,18 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
         f"{accuracy['crop']:.0f} % by the crop"
     ]
     methods = []
-    elsewhere = (
-        accuracy["object"] < OBJECT * accuracy["background"] and accuracy["crop"] < CROP_OF * accuracy["background"]
-    )
+    behind = accuracy["object"] < OBJECT * accuracy["background"] and _ahead(right, "background", "object")
+    outside = accuracy["crop"] < CROP_OF * accuracy["background"] and _ahead(right, "background", "crop")
+    mass = METHODS[SWAP]().mass  # type: ignore[attr-defined]
+    spread = float(torch.stack([(rank <= mass).double().mean() for rank in looked[0][1]]).mean())
+    elsewhere = behind and (outside or spread > SPREAD)
     if elsewhere:
-        reasons.append("the class is in the background: neither crops nor other backgrounds, and larger steps")
+        where = "the class is in the background"
+        if not outside:
+            where = f"the source sees no objects, it looks at {100 * spread:.0f} % of a picture"
+        reasons.append(f"{where}: neither crops nor other backgrounds, and larger steps")
     else:
-        difference = right["crop"].double() - right["whole"].double()
-        error = 100 * float(difference.square().sum().sqrt()) / len(difference)
-        least = accuracy["whole"] - error if asked else CROPPED * accuracy["whole"]
+        least = accuracy["whole"] - _error(right, "whole", "crop") if asked else CROPPED * accuracy["whole"]
         if accuracy["crop"] >= least:
             methods.append(CROP)
             reasons.append("the crops tell enough: cropped to where the source looks")
@@ -115,31 +124,41 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
     return Decision("+".join(methods) or "plain", lr, decay, reasons, accuracy)
 
 
+def _error(right: dict[str, Tensor], one: str, other: str) -> float:
+    """The standard error, in percent, of the difference between two shares of the same images."""
+    difference = right[one].double() - right[other].double()
+    return 100 * float(difference.square().sum().sqrt()) / len(difference)
+
+
+def _ahead(right: dict[str, Tensor], one: str, other: str) -> bool:
+    """By more than a standard error."""
+    ahead = 100 * float((right[one].double() - right[other].double()).mean())
+    return ahead > _error(right, one, other)
+
+
 def _seeded_part(samples: Sequence[Sample], seed: int) -> Sequence[Sample]:
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:MOST]
     return [samples[i] for i in order]
 
 
-def _right(
-    train: Sequence[Sample], asked: Sequence[Sample], source: Any, look: Look, workers: int
-) -> dict[str, Tensor]:
+def _right(looked: Sequence[_Looked], source: Any, workers: int) -> dict[str, Tensor]:
     """By kind of picture, which of the asked images (of the training images without any) are named rightly: bool."""
-    kinds = [_features(samples, source, look, workers) for samples in (train, asked) if samples]
-    classes = torch.tensor([sample.label for sample in train])
+    kinds = [_features(*each, source, workers) for each in looked]
+    classes, truth = (torch.tensor([sample.label for sample in samples]) for samples, *_ in (looked[0], looked[-1]))
     answers = {
-        kind: leave_one_out(kinds[0][kind], classes) if not asked else ridge(kinds[0][kind], classes, kinds[1][kind])
-        for kind in kinds[0]
+        kind: leave_one_out(found, classes) if len(looked) == 1 else ridge(found, classes, kinds[1][kind])
+        for kind, found in kinds[0].items()
     }
-    truth = torch.tensor([sample.label for sample in asked or train])
     return {kind: answer == truth for kind, answer in answers.items()}
 
 
-def _features(samples: Sequence[Sample], source: Any, look: Look, workers: int) -> dict[str, Tensor]:
+def _features(
+    samples: Sequence[Sample], maps: list[Tensor], aspects: Sequence[float], source: Any, workers: int
+) -> dict[str, Tensor]:
     """The source's features (n, width) float64 on the CPU of whole pictures, crops, objects and backgrounds."""
     info, device = source_info(source), next(source.parameters()).device
     crop: Any = METHODS[CROP]()
     swap: Any = METHODS[SWAP]()
-    maps, aspects = look.ranks(samples, workers)
     boxed = [replace(s, box=crop.box(m, a)) for s, m, a in zip(samples, maps, aspects, strict=True)]
     across = vit_info(source).grid or (8, 8)
     patch = info.image_size // across[1]
