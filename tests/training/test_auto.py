@@ -61,7 +61,7 @@ def test_the_background_is_believed_where_it_is_the_class(worlds, more):
     assert "background_swap" in species.method
     assert ground.method == "plain"
     assert ground.lr == 2.5 * species.lr == pytest.approx(1e-3)  # 192 wide
-    assert ground.layer_decay == species.layer_decay == 0.8
+    assert (species.layer_decay, ground.layer_decay) == (0.8, 0.9)
     assert ground.accuracy["background"] > 1.5 * ground.accuracy["object"]
     torch.rand(1)  # whatever was drawn before
     assert decided(worlds / "ground", **more).accuracy == ground.accuracy

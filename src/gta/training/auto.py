@@ -36,7 +36,7 @@ from gta.vit.structure import vit_info
 AUTO = "auto"
 WIDTH, LR = 384, 1e-4  # of a ViT-S; narrower models take larger steps, by the square of their width
 LAYER_DECAY = 0.8
-ANEW = 2.5  # times the learning rate where the source does not look at what the classes differ in
+ANEW, ANEW_DECAY = 2.5, 0.9  # times the learning rate, and decay, where the source does not look at what tells classes
 CROP, SWAP = "attention_crop", "background_swap"
 # Of what backgrounds tell: where objects and crops tell less, the class is in the background. Of 14 sets whose class is
 # the object crops told at least 0.94 of it, of 13 whose class is the background at most 0.80 (docs/default.md).
@@ -106,7 +106,7 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
         where = "the class is in the background"
         if not outside:
             where = f"the source sees no objects, it looks at {100 * spread:.0f} % of a picture"
-        reasons.append(f"{where}: neither crops nor other backgrounds, and larger steps")
+        reasons.append(f"{where}: neither crops nor other backgrounds, and larger steps, in lower layers too")
     else:
         least = accuracy["whole"] - _error(right, "whole", "crop") if asked else CROPPED * accuracy["whole"]
         if accuracy["crop"] >= least:
@@ -120,7 +120,9 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
     if lr is None:
         lr = LR * (WIDTH / source.num_features) ** 2 * (ANEW if elsewhere else 1.0)
         reasons.append(f"learning rate {lr:.3g}, by the source's width of {source.num_features}")
-    decay = LAYER_DECAY if options.layer_decay is None else options.layer_decay
+    decay = options.layer_decay
+    if decay is None:
+        decay = ANEW_DECAY if elsewhere else LAYER_DECAY
     return Decision("+".join(methods) or "plain", lr, decay, reasons, accuracy)
 
 
