@@ -3,7 +3,8 @@
     python benchmarks/decisions.py garden things --source dinov2_vits14.safetensors --image-size 98 --shares 1 0.5 0.25
 
 A row for every set and share (of every class; drawn by --seed): by validation images where the set has some (val), and
-by the training images themselves (train). Numbers: percent of the images whose class the frozen source tells.
+by the training images themselves (train). Numbers: percent of the images whose class the frozen source tells; scatter:
+`gta.training.auto.scattered`.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def main() -> None:
                 told = {kind: f"{percent:.0f}" for kind, percent in decision.accuracy.items()}
                 name = Path(data).name
                 each = {"data": name, "images": len(photos.train), "asked": asked}
-                rows.append({**each, **told, "decided": decision.method})
+                rows.append({**each, **told, "scatter": f"{decision.scatter:.2f}", "decided": decision.method})
                 print(" ".join(str(value) for value in rows[-1].values()), flush=True)
     print(f"\n{markdown(rows)}")
 

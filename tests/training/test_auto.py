@@ -17,7 +17,7 @@ from gta.data.transforms import TrainViews
 from gta.methods import METHODS
 from gta.methods.compose import ComposedMethod
 from gta.sources.loading import load_source, new_target
-from gta.training.auto import decide, leave_one_out, ridge
+from gta.training.auto import decide, leave_one_out, ridge, scattered
 from gta.training.fit import train
 from gta.training.look import Look, looked_at
 from gta.training.measure_run import evaluate_run
@@ -71,21 +71,36 @@ def test_the_background_is_believed_where_it_is_the_class(worlds, more):
 
 
 @pytest.mark.parametrize(
-    ("crop", "object_", "background", "chosen"),
+    ("crop", "object_", "background", "scatter", "chosen"),
     [
-        (85, 70, 100, "plain"), (89, 70, 100, "attention_crop+background_swap"),
-        (85, 77, 100, "attention_crop+background_swap"), (60, 90, 30, "background_swap"),
-        (1, 1, 2, "background_swap"), (0, 0, 2, "plain"),  # by more than a standard error
+        (85, 70, 100, 0.5, "plain"), (89, 70, 100, 0.5, "attention_crop+background_swap"),
+        (85, 77, 100, 0.5, "attention_crop+background_swap"), (60, 90, 30, 0.5, "background_swap"),
+        (1, 1, 2, 0.5, "background_swap"), (0, 0, 2, 0.5, "plain"),  # by more than a standard error
+        (89, 70, 100, 0.77, "plain"), (89, 70, 100, 0.75, "attention_crop+background_swap"),  # no objects
+        (89, 77, 100, 0.77, "attention_crop+background_swap"),
     ],
 )  # fmt: skip
 def test_objects_and_crops_must_both_tell_much_less_than_backgrounds(
-    worlds, monkeypatch, crop, object_, background, chosen
+    worlds, monkeypatch, crop, object_, background, scatter, chosen
 ):
     """The thresholds that docs/default.md states; crops that tell much less than whole pictures are not taken."""
+    monkeypatch.setattr("gta.training.auto.scattered", lambda *_: scatter)
     told = {"whole": 95, "crop": crop, "object": object_, "background": background}
     right = {kind: torch.arange(100) < hits for kind, hits in told.items()}
     monkeypatch.setattr("gta.training.auto._right", lambda *_: right)
     assert decided(worlds / "species", val=()).method == chosen
+
+
+def test_where_nothing_is_to_be_seen_shuffling_changes_little(worlds, tmp_path):
+    """Of butterflies much less is looked at than of the same patches in any order, of noise about as much."""
+    look = Look.of(BUTTERFLIES, SIZE)
+    assert scattered(read_photos(worlds / "species").train, look) < 0.76
+    generator = torch.Generator().manual_seed(0)
+    for i in range(24):
+        noise = torch.randint(256, (64, 64, 3), generator=generator, dtype=torch.uint8).numpy()
+        (tmp_path / "train" / f"{i % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).save(tmp_path / "train" / f"{i % 2}" / f"{i}.png")
+    assert 0.9 < scattered(read_photos(tmp_path).train, look) < 1.1
 
 
 def test_options_that_are_given_are_kept(worlds):
