@@ -41,9 +41,9 @@ def main() -> None:
                 decision = decide(options, of, source, look)
                 told = {kind: f"{percent:.0f}" for kind, percent in decision.accuracy.items()}
                 name = Path(data).name
-                each = {"data": name, "images": len(photos.train), "asked": asked}
+                each = {"data": name, "images": str(len(photos.train)), "asked": asked}
                 rows.append({**each, **told, "scatter": f"{decision.scatter:.2f}", "decided": decision.method})
-                print(" ".join(str(value) for value in rows[-1].values()), flush=True)
+                print(" ".join(rows[-1].values()), flush=True)
     print(f"\n{markdown(rows)}")
 
 
