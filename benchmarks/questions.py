@@ -1,4 +1,4 @@
-"""The pictures of docs/questions.md, from the studies that it names.
+"""The pictures of docs/questions.md and of the study on-top in docs/results.md, from the studies that they name.
 
     python benchmarks/questions.py --studies runs --out docs/pictures
 
@@ -46,7 +46,9 @@ def band(row: Row, measure: str = "test_top1") -> tuple[float, float, float]:
     return float(row[measure]), float(row[f"{measure}_low"]), float(row[f"{measure}_high"])
 
 
-def over_weights(axis: Any, rows: list[Row], name: str, colour: str, measure: str = "test_top1") -> None:
+def over_weights(
+    axis: Any, rows: list[Row], name: str, colour: str, measure: str = "test_top1", at: float = 4.2
+) -> None:
     """Fixed weights as a line with its band, auto beside them, plain (if it is there) as a dashed line."""
     found = {row["method"]: band(row, measure) for row in rows}
     fixed = [found[w] for w in WEIGHTS[:4]]
@@ -54,7 +56,7 @@ def over_weights(axis: Any, rows: list[Row], name: str, colour: str, measure: st
     axis.fill_between(range(4), [f[1] for f in fixed], [f[2] for f in fixed], color=colour, alpha=0.15, linewidth=0)
     middle, low, high = found["auto"]
     axis.errorbar(
-        [4.2], [middle], [[middle - low], [high - middle]], fmt="D", color=colour, markersize=5, linewidth=1.4
+        [at], [middle], [[middle - low], [high - middle]], fmt="D", color=colour, markersize=5, linewidth=1.4
     )
     if "plain" in found:
         axis.axhline(found["plain"][0], color=colour, linewidth=1, linestyle=(0, (4, 3)))
@@ -126,8 +128,9 @@ def data(study: Path) -> Figure:
     made = figure(11, 3.8)
     titles = {"near": "Species of the pre-training", "far": "New species", "other": "New species, thermal camera"}
     for axis, (domain, title) in zip(made.subplots(1, 3, sharey=True), titles.items(), strict=True):
-        for colour, count in zip(COLOURS, (16, 8, 4, 2), strict=False):
-            over_weights(axis, of(rows, data=f"{domain} {count}"), f"{count} images a class", colour)
+        for i, count in enumerate((16, 8, 4, 2)):
+            name = f"{count} images a class"
+            over_weights(axis, of(rows, data=f"{domain} {count}"), name, COLOURS[i], at=3.9 + 0.2 * i)
         tidy(axis, title, "λ", "test accuracy, %" if domain == "near" else "")
     axis.legend(frameon=False, fontsize=8)
     return made
@@ -188,6 +191,7 @@ PICTURES: dict[str, tuple[str, str, Callable[[Path], Figure]]] = {  # file: stud
     "schedule": ("distance-and-schedule", "table.csv", by_method),
     "where": ("where-it-helps", "table.csv", where),
     "why": ("why", "moved.csv", why),
+    "on-top": ("on-top", "table.csv", by_method),
 }
 
 
