@@ -55,9 +55,7 @@ def over_weights(
     axis.plot(range(4), [f[0] for f in fixed], "-o", color=colour, markersize=4, linewidth=1.4, label=name)
     axis.fill_between(range(4), [f[1] for f in fixed], [f[2] for f in fixed], color=colour, alpha=0.15, linewidth=0)
     middle, low, high = found["auto"]
-    axis.errorbar(
-        [at], [middle], [[middle - low], [high - middle]], fmt="D", color=colour, markersize=5, linewidth=1.4
-    )
+    axis.errorbar([at], [middle], [[middle - low], [high - middle]], fmt="D", color=colour, markersize=5, linewidth=1.4)
     if "plain" in found:
         axis.axhline(found["plain"][0], color=colour, linewidth=1, linestyle=(0, (4, 3)))
     axis.set_xticks([0, 1, 2, 3, 4.2], ["0.1", "1", "10", "100", "auto"])
