@@ -76,8 +76,8 @@ def test_the_background_is_believed_where_it_is_the_class(worlds, more):
         (85, 70, 100, 0.5, "plain"), (89, 70, 100, 0.5, "attention_crop+background_swap"),
         (85, 77, 100, 0.5, "attention_crop+background_swap"), (60, 90, 30, 0.5, "background_swap"),
         (1, 1, 2, 0.5, "background_swap"), (0, 0, 2, 0.5, "plain"),  # by more than a standard error
-        (89, 70, 100, 0.75, "plain"), (89, 70, 100, 0.73, "attention_crop+background_swap"),  # no objects
-        (89, 77, 100, 0.75, "attention_crop+background_swap"),
+        (89, 70, 100, 0.81, "plain"), (89, 70, 100, 0.79, "attention_crop+background_swap"),  # no objects
+        (89, 77, 100, 0.81, "attention_crop+background_swap"),
     ],
 )  # fmt: skip
 def test_objects_and_crops_must_both_tell_much_less_than_backgrounds(
@@ -92,10 +92,10 @@ def test_objects_and_crops_must_both_tell_much_less_than_backgrounds(
 
 
 def test_where_nothing_is_to_be_seen_shuffling_changes_little(worlds, tmp_path):
-    """Of butterflies much less is looked at than of the same patches in any order, of noise about as much."""
+    """Butterflies hold the attention together, their patches in any order do not, and noise does not either way."""
     torch.manual_seed(0)
     look = Look.of(BUTTERFLIES, SIZE)
-    assert scattered(read_photos(worlds / "species").train, look) < 0.74
+    assert scattered(read_photos(worlds / "species").train, look) < 0.7
     generator = torch.Generator().manual_seed(0)
     for i in range(24):
         noise = torch.randint(256, (64, 64, 3), generator=generator, dtype=torch.uint8).numpy()

@@ -9,7 +9,7 @@ validation images where there are enough of them, and otherwise of each training
 closed form). Where background and class go together in training, training images cannot tell whether that misleads: so
 the background must tell much more than the object before it is believed, and than the crop, which shows both. Where
 there is no object the crop is a piece of the same surface and tells as much as the whole; that shows in the source's
-attention: it is then hardly more compact than on the same picture with its patches shuffled.
+attention: it is then spread as widely as over the same picture with its patches shuffled.
 """
 
 import math
@@ -31,6 +31,7 @@ from gta.methods.background_swap import background
 from gta.sources.info import source_info
 from gta.training.look import Look
 from gta.training.options import TrainOptions
+from gta.vit.foreground import spread
 from gta.vit.structure import vit_info
 
 AUTO = "auto"
@@ -41,9 +42,9 @@ CROP, SWAP = "attention_crop", "background_swap"
 # Of what backgrounds tell: where objects and crops tell less, the class is in the background. Of 14 sets whose class is
 # the object crops told at least 0.94 of it, of 13 whose class is the background at most 0.80 (docs/default.md).
 OBJECT, CROP_OF = 0.75, 0.87
-# How much of a picture is looked at, of how much of it shuffled: above this the source sees no objects. 0.45 to 0.73 on
-# sets with objects, 0.75 to 1.07 on sets without, by two sources (docs/default.md).
-SCATTERED = 0.74
+# How spread the attention is, of how spread it is with the patches shuffled: above this the source sees no objects.
+# 0.37 to 0.70 on sets with objects, 0.90 to 1.11 on sets without, by two sources (docs/default.md).
+SCATTERED = 0.8
 CROPPED = 0.75  # of what whole pictures tell: the least that crops must, by images that share training's backgrounds
 MOST, SHUFFLED = 1024, 256  # training images that are asked, and that are shuffled (fewer images more often)
 FEWEST = 30  # validation images that are enough to be asked
@@ -108,7 +109,7 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
     if elsewhere:
         where = "the class is in the background"
         if not outside:
-            where = f"the source sees no objects (it looks at {scatter:.2f} of the area of shuffled pictures)"
+            where = f"the source sees no objects (its attention is {scatter:.2f} as spread as in shuffled pictures)"
         reasons.append(f"{where}: neither crops nor other backgrounds, and larger steps, in lower layers too")
     else:
         least = accuracy["whole"] - _error(right, "whole", "crop") if asked else CROPPED * accuracy["whole"]
@@ -189,23 +190,21 @@ def _features(
 
 
 def scattered(samples: Sequence[Sample], look: Look, workers: int = 0) -> float:
-    """How much of the pictures the source looks at, over how much of them with their patches shuffled.
+    """How spread the source's attention is in the pictures, over how spread it is with their patches shuffled.
 
-    Both are mean areas of what `background_swap` would keep. Far below 1 there are objects; at 1 nothing is more to be
-    looked at than anything else.
+    Both are means of `gta.vit.foreground.spread`. Far below 1 there are objects; at 1 no place is more to be looked at
+    than any other.
     """
-    info, mass = look.info, METHODS[SWAP]().mass  # type: ignore[attr-defined]
-    across = (vit_info(look.model).grid or (8, 8))[1]
-    patch = info.image_size // across
-    mixed, times = 0.0, max(1, SHUFFLED // len(samples))
+    info = look.info
+    patch = info.image_size // (vit_info(look.model).grid or (8, 8))[1]
+    own, mixed, times = 0.0, 0.0, max(1, SHUFFLED // len(samples))
     for images, _ in loader(LookViews(samples, info.image_size, info.mean, info.std), 32, workers):
+        own += float(spread(look.attention(images)).sum())
         cells = F.unfold(images, patch, stride=patch)  # (B, 3 patch², patches)
         for _ in range(times):
             mixture = torch.stack([cell[:, torch.randperm(cell.shape[1])] for cell in cells])
-            shuffled = F.fold(mixture, across * patch, patch, stride=patch)
-            mixed += float((look.looks(shuffled) <= mass).double().mean((1, 2)).sum()) / times
-    maps, _ = look.ranks(samples, workers)
-    own = sum(float((rank <= mass).double().mean()) for rank in maps)
+            shuffled = F.fold(mixture, images.shape[-2:], patch, stride=patch)
+            mixed += float(spread(look.attention(shuffled)).sum()) / times
     return own / mixed
 
 

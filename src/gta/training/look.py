@@ -83,9 +83,13 @@ class Look:
 
     def looks(self, images: Tensor) -> Tensor:
         """(B, 3, size, size) normalised -> ranks of their patches, (B, h, w) float32."""
+        return ranked(self.attention(images))
+
+    def attention(self, images: Tensor) -> Tensor:
+        """(B, 3, size, size) normalised -> `gta.vit.foreground.saliency`, (B, h, w) float32."""
         device = next(self.model.parameters()).device
         with bf16_where_fast(device):
-            return ranked(saliency(self.model, images.to(device)))
+            return saliency(self.model, images.to(device))
 
     def closer(self, samples: Sequence[Sample], crop: Method, workers: int = 0) -> tuple[Sample, ...]:
         """The samples with the boxes that a method shows of them."""

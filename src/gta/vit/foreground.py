@@ -59,17 +59,21 @@ def smoothed(attention: Tensor, smooth: float = SMOOTH) -> Tensor:
 def compact_mean(maps: Tensor) -> Tensor:
     """The mean over layers and heads, (B, L, H, h, w) -> (B, h, w), of which those that look at one place count most.
 
-    A head counts by 1 / (spread + `COMPACT`)², its spread being the variance of where it looks, down and across, in
-    squared sides of the picture. Heads that look everywhere look at the background too. What this brings, and other
-    averages: docs/default.md.
+    A head counts by 1 / (`spread` + `COMPACT`)². Heads that look everywhere look at the background too. What this
+    brings, and other averages: docs/default.md.
     """
+    weights = (spread(maps) + COMPACT) ** -2
+    return (maps * weights[..., None, None]).sum((1, 2)) / weights.sum((1, 2))[:, None, None]
+
+
+def spread(maps: Tensor) -> Tensor:
+    """Variance of where attention is, down and across, in squared sides of the picture: (…, h, w) -> (…)."""
     share = maps / maps.sum((-2, -1), keepdim=True)
-    spread = torch.zeros(maps.shape[:3], device=maps.device)
+    found = torch.zeros(maps.shape[:-2], device=maps.device)
     for across, others in ((maps.shape[-1], -2), (maps.shape[-2], -1)):
         place, looks = torch.linspace(0, 1, across, device=maps.device), share.sum(others)
-        spread += (looks * place**2).sum(-1) - (looks * place).sum(-1) ** 2
-    weights = (spread + COMPACT) ** -2
-    return (maps * weights[..., None, None]).sum((1, 2)) / weights.sum((1, 2))[:, None, None]
+        found += (looks * place**2).sum(-1) - (looks * place).sum(-1) ** 2
+    return found
 
 
 def ranked(saliency: Tensor) -> Tensor:
