@@ -46,7 +46,7 @@ OBJECT, CROP_OF = 0.75, 0.87
 # 0.37 to 0.70 on sets with objects, 0.90 to 1.11 on sets without, by two sources (docs/default.md).
 SCATTERED = 0.8
 CROPPED = 0.75  # of what whole pictures tell: the least that crops must, by images that share training's backgrounds
-MOST, SHUFFLED = 1024, 256  # training images that are asked, and that are shuffled (fewer images more often)
+MOST, SHUFFLED = 1024, 64  # training images that are asked, and that are shuffled; more tell little more
 FEWEST = 30  # validation images that are enough to be asked
 RIDGE = 0.3  # in mean squared lengths of the features
 
@@ -197,14 +197,13 @@ def scattered(samples: Sequence[Sample], look: Look, workers: int = 0) -> float:
     """
     info = look.info
     patch = info.image_size // (vit_info(look.model).grid or (8, 8))[1]
-    own, mixed, times = 0.0, 0.0, max(1, SHUFFLED // len(samples))
+    own = mixed = 0.0
     for images, _ in loader(LookViews(samples, info.image_size, info.mean, info.std), 32, workers):
         own += float(spread(look.attention(images)).sum())
         cells = F.unfold(images, patch, stride=patch)  # (B, 3 patch², patches)
-        for _ in range(times):
-            mixture = torch.stack([cell[:, torch.randperm(cell.shape[1])] for cell in cells])
-            shuffled = F.fold(mixture, images.shape[-2:], patch, stride=patch)
-            mixed += float(spread(look.attention(shuffled)).sum()) / times
+        cells = torch.stack([cell[:, torch.randperm(cell.shape[1])] for cell in cells])
+        shuffled = F.fold(cells, images.shape[-2:], patch, stride=patch)
+        mixed += float(spread(look.attention(shuffled)).sum())
     return own / mixed
 
 
