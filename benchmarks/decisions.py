@@ -11,10 +11,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from gta.data.reading import read_photos
 from gta.sources.loading import load_source
 from gta.tables import markdown
-from gta.training.auto import decide
+from gta.training.auto import decide, scattered
 from gta.training.look import Look
 from gta.training.options import TrainOptions
 
@@ -34,15 +36,16 @@ def main() -> None:
         for share in given.shares:
             photos = read_photos(data, fraction=share, seed=given.seed)
             options = TrainOptions(data=data, out="", source=given.source, image_size=given.image_size, fraction=share)
+            torch.manual_seed(given.seed)  # of the shuffling
+            scatter = f"{scattered(photos.train, look):.2f}"
             ways = {"train": replace(photos, val=())}
             if photos.val and not photos.val_held_out:
                 ways["val"] = photos
             for asked, of in ways.items():
                 decision = decide(options, of, source, look)
                 told = {kind: f"{percent:.0f}" for kind, percent in decision.accuracy.items()}
-                name = Path(data).name
-                each = {"data": name, "images": str(len(photos.train)), "asked": asked}
-                rows.append({**each, **told, "scatter": f"{decision.scatter:.2f}", "decided": decision.method})
+                each = {"data": Path(data).name, "images": str(len(photos.train)), "asked": asked}
+                rows.append({**each, **told, "scatter": scatter, "decided": decision.method})
                 print(" ".join(rows[-1].values()), flush=True)
     print(f"\n{markdown(rows)}")
 

@@ -91,17 +91,21 @@ def test_objects_and_crops_must_both_tell_much_less_than_backgrounds(
     assert decided(worlds / "species", val=()).method == chosen
 
 
-def test_where_nothing_is_to_be_seen_shuffling_changes_little(worlds, tmp_path):
+def test_where_nothing_is_to_be_seen_shuffling_changes_little(worlds, tmp_path, monkeypatch):
     """Butterflies hold the attention together, their patches in any order do not, and noise does not either way."""
     torch.manual_seed(0)
     look = Look.of(BUTTERFLIES, SIZE)
     assert scattered(read_photos(worlds / "species").train, look) < 0.7
     generator = torch.Generator().manual_seed(0)
     for i in range(24):
-        noise = torch.randint(256, (64, 64, 3), generator=generator, dtype=torch.uint8).numpy()
+        pixels = torch.randint(256, (64, 64, 3), generator=generator, dtype=torch.uint8).numpy()
         (tmp_path / "train" / f"{i % 2}").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(noise).save(tmp_path / "train" / f"{i % 2}" / f"{i}.png")
-    assert 0.9 < scattered(read_photos(tmp_path).train, look) < 1.1
+        Image.fromarray(pixels).save(tmp_path / "train" / f"{i % 2}" / f"{i}.png")
+    noise = read_photos(tmp_path).train
+    assert 0.9 < scattered(noise, look) < 1.1
+    monkeypatch.setattr("gta.training.auto.SHUFFLED", len(noise))
+    unread = replace(noise[0], path=tmp_path / "none.png")
+    assert 0.9 < scattered([*noise, unread], look) < 1.1  # of many images no more are looked at
 
 
 def test_options_that_are_given_are_kept(worlds):

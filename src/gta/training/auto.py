@@ -61,7 +61,6 @@ class Decision:
         method, settings, lr, layer_decay: as in `TrainOptions`.
         reasons: sentences.
         accuracy: of the frozen source in percent: whole, crop, object, background.
-        scatter: what `scattered` says of the training images.
     """
 
     method: str
@@ -69,7 +68,6 @@ class Decision:
     layer_decay: float
     reasons: list[str]
     accuracy: dict[str, float]
-    scatter: float
 
     def applied(self, options: TrainOptions) -> TrainOptions:
         """The options with what was decided."""
@@ -94,8 +92,11 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
         torch.manual_seed(options.seed)  # of the backgrounds that are drawn: the same run decides the same
         looked = [(samples, *look.ranks(samples, workers)) for samples in (train, asked) if samples]
         right = _right(looked, source, workers)
-        scatter = scattered(train[:SHUFFLED], look, workers)
-    accuracy = {kind: 100 * float(found.double().mean()) for kind, found in right.items()}
+        accuracy = {kind: 100 * float(found.double().mean()) for kind, found in right.items()}
+        behind = accuracy["object"] < OBJECT * accuracy["background"] and _ahead(right, "background", "object")
+        outside = accuracy["crop"] < CROP_OF * accuracy["background"] and _ahead(right, "background", "crop")
+        scatter = scattered(train, look, workers) if behind and not outside else 0.0
+    elsewhere = behind and (outside or scatter > SCATTERED)
     how = f"{len(asked)} validation images" if asked else f"{len(train)} training images, each by the others"
     reasons = [
         f"of {how}, the frozen source tells the class of {accuracy['object']:.0f} % by what it looks at, of "
@@ -103,9 +104,6 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
         f"{accuracy['crop']:.0f} % by the crop"
     ]
     methods = []
-    behind = accuracy["object"] < OBJECT * accuracy["background"] and _ahead(right, "background", "object")
-    outside = accuracy["crop"] < CROP_OF * accuracy["background"] and _ahead(right, "background", "crop")
-    elsewhere = behind and (outside or scatter > SCATTERED)
     if elsewhere:
         where = "the class is in the background"
         if not outside:
@@ -127,7 +125,7 @@ def decide(options: TrainOptions, photos: Photos, source: Any, look: Look, worke
     decay = options.layer_decay
     if decay is None:
         decay = ANEW_DECAY if elsewhere else LAYER_DECAY
-    return Decision("+".join(methods) or "plain", lr, decay, reasons, accuracy, scatter)
+    return Decision("+".join(methods) or "plain", lr, decay, reasons, accuracy)
 
 
 def _error(right: dict[str, Tensor], one: str, other: str) -> float:
@@ -192,10 +190,10 @@ def _features(
 def scattered(samples: Sequence[Sample], look: Look, workers: int = 0) -> float:
     """How spread the source's attention is in the pictures, over how spread it is with their patches shuffled.
 
-    Both are means of `gta.vit.foreground.spread`. Far below 1 there are objects; at 1 no place is more to be looked at
-    than any other.
+    Both are means of `gta.vit.foreground.spread` over the first `SHUFFLED` samples. Far below 1 there are objects; at 1
+    no place is more to be looked at than any other.
     """
-    info = look.info
+    info, samples = look.info, samples[:SHUFFLED]
     patch = info.image_size // (vit_info(look.model).grid or (8, 8))[1]
     own = mixed = 0.0
     for images, _ in loader(LookViews(samples, info.image_size, info.mean, info.std), 32, workers):
