@@ -43,7 +43,7 @@ CROP, SWAP = "attention_crop", "background_swap"
 # the object crops told at least 0.94 of it, of 13 whose class is the background at most 0.80 (docs/default.md).
 OBJECT, CROP_OF = 0.75, 0.87
 # How spread the attention is, of how spread it is with the patches shuffled: above this the source sees no objects.
-# 0.37 to 0.70 on sets with objects, 0.90 to 1.11 on sets without, by two sources (docs/default.md).
+# 0.37 to 0.71 on sets with objects, 0.90 to 1.11 on sets without, by two sources (docs/default.md).
 SCATTERED = 0.8
 CROPPED = 0.75  # of what whole pictures tell: the least that crops must, by images that share training's backgrounds
 MOST, SHUFFLED = 1024, 64  # training images that are asked, and that are shuffled; more tell little more
